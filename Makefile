@@ -1,0 +1,46 @@
+# Targets for people and CI. `make` alone explains them.
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-long lint format tables clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FASHION := sample_data/fashion
+
+help:  ## explain the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(BIN)/edgekit: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $(BIN)/edgekit
+
+$(VENV)/.test: pyproject.toml $(BIN)/edgekit
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $(VENV)/.test
+
+venv: $(BIN)/edgekit  ## make .venv and install edgekit into it
+
+demo: $(BIN)/edgekit  ## run both commands on sample_data/ and show what they print
+	rm -rf sample_data/photos-augmented sample_data/fashion_resnet.int8.onnx
+	$(BIN)/edgekit augment sample_data/photos --flip --rotate 15
+	@echo
+	$(BIN)/edgekit compress sample_data/fashion_resnet.onnx --int8 --calib $(FASHION)/train --data $(FASHION)/val
+
+test: $(VENV)/.test  ## run the test suite
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: $(VENV)/.test  ## run the tests that take minutes (measurements, memory, the big sets)
+	$(BIN)/python -m pytest -m long
+
+lint: $(VENV)/.test  ## run ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy edgekit
+
+format: $(VENV)/.test  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) build dist *.egg-info sample_data/photos-augmented sample_data/*.int8.onnx

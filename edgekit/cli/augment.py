@@ -1,0 +1,132 @@
+"""`edgekit augment`: from what was typed to the straight line and its answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit import config, files
+from edgekit.augment import run as line
+from edgekit.augment.op import OPS
+from edgekit.augment.settings import augment
+from edgekit.augment.variants import Recipe
+from edgekit.cli.console import Console, printable
+from edgekit.data.folder import scan
+from edgekit.errors import EdgekitError
+
+if TYPE_CHECKING:
+    from edgekit.cli.signature import Typed
+    from edgekit.data.folder import Listing
+
+
+def run_augment(source: str, typed: Typed) -> int:
+    """Run `edgekit augment` and give its exit code."""
+    console = Console(typed.common.json, typed.common.quiet, typed.common.verbose)
+    settings, recipe = effective(typed)
+    root = Path(source)
+    listing = scan(root)
+    out = Path(settings.out) if settings.out else line.default_out(root)
+    line.check_out(root, out)
+    if not settings.dry_run:
+        done = line.up_to_date(listing, out, recipe)
+        if done is not None and settings.preview is None:
+            result = line.Result(source, str(out), recipe, done, 0.0, "up to date", settings.strict)
+            return _answer(result, console)
+        files.refuse_existing(out, force=settings.force)
+    if settings.preview is not None:
+        draw_preview(listing, recipe, Path(settings.preview), force=settings.force)
+        console.say(f"drew {settings.preview}")
+    if settings.dry_run:
+        return _dry_run(listing, out, recipe, settings, console)
+    line.check_space(listing, recipe, out)
+    with console.progress("augment") as progress:
+        result = line.run(listing, out, recipe, workers=settings.workers, strict=settings.strict, progress=progress)
+    return _answer(result, console)
+
+
+def effective(typed: Typed) -> tuple[augment, Recipe]:
+    """Resolve the settings and read the ops; raise EdgekitError when there is none."""
+    from edgekit.cli.listing import COMMANDS
+
+    loaded = config.load(typed.common.config, search=not typed.common.no_config)
+    config.check_keys(loaded, COMMANDS)
+    resolved = config.resolve(augment, typed.values, loaded)
+    settings = resolved.settings
+    origin = "" if resolved.origins["ops"] == "command line" else f"{resolved.origins['ops']}: augment.ops"
+    ops = tuple(OPS.read(entry, origin) for entry in settings.ops)
+    if not ops:
+        raise EdgekitError("no op was given", "add one, such as --flip; `edgekit ops` lists them")
+    recipe = Recipe(ops, settings.copies, settings.seed, settings.originals, settings.quality, settings.max_pixels)
+    return settings, recipe
+
+
+def draw_preview(listing: Listing, recipe: Recipe, path: Path, *, force: bool) -> None:
+    """Draw the contact sheet of a few sources."""
+    from edgekit.augment import preview
+
+    files.refuse_existing(path, force=force, what="preview")
+    files.require_writable(path.parent)
+    files.write(path, preview.sheet(listing, recipe))
+
+
+def _dry_run(listing: Listing, out: Path, recipe: Recipe, settings: augment, console: Console) -> int:
+    guess = line.estimate(listing, recipe, settings.workers)
+    if console.json:
+        console.document(
+            {
+                "schema": line.SCHEMA,
+                "status": "dry run",
+                "out": str(out),
+                "recipe": recipe.to_dict(),
+                "sources": len(listing.sources),
+                "other_files": listing.others,
+                "estimate": {"files": guess.files, "bytes": guess.bytes, "seconds": round(guess.seconds, 1)},
+                "exit_code": 0,
+            }
+        )
+        return 0
+    ops = ", ".join(str(op) for op in recipe.ops)
+    console.answer(
+        f"{printable(str(listing.root))}: {len(listing.sources):,} pictures, {listing.others:,} other files\n"
+        f"ops: {ops}; {recipe.copies} copies, seed {recipe.seed}\n"
+        f"would write about {guess.files:,} files, {guess.bytes / 1e6:,.1f} MB, in {guess.seconds:,.1f} s "
+        f"(from {guess.sampled} pictures) to {printable(str(out))}"
+    )
+    return 0
+
+
+def _answer(result: line.Result, console: Console) -> int:
+    if console.json:
+        console.document(result.to_dict())
+        return result.exit_code
+    counts = result.counts
+    out = printable(result.out)
+    if result.status == "up to date":
+        console.answer(f"{out}: up to date ({counts.originals + counts.variants:,} pictures)")
+        return result.exit_code
+    ops = ", ".join(str(op) for op in result.recipe.ops)
+    console.answer(f"{printable(result.source)} -> {out}    {ops}")
+    console.answer("")
+    lines = [
+        ("read", f"{counts.sources - counts.rejected:,} pictures"),
+        ("wrote", f"{counts.originals:,} originals, {counts.variants:,} variants ({counts.bytes / 1e6:,.1f} MB)"),
+    ]
+    if result.classes:
+        low, high = min(result.classes.values()), max(result.classes.values())
+        each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        lines.append(("classes", f"{len(result.classes):,}, {each} pictures each"))
+    if counts.left_out:
+        lines.append(("left out", f"{counts.left_out:,} variants equal to their source or to an earlier one"))
+    if counts.rejected:
+        first = printable(result.first_rejected)
+        lines.append(("rejected", f"{counts.rejected:,} pictures (first: {first}); see rejected.jsonl"))
+    if counts.warnings:
+        lines.append(("warnings", f"{counts.warnings:,} pictures; see manifest.jsonl"))
+    if counts.other_files:
+        lines.append(("passed by", f"{counts.other_files:,} files that are not pictures"))
+    for name, text in lines:
+        console.answer(f"{name:<10}{text}")
+    console.answer("")
+    rate = counts.variants / result.seconds if result.seconds else 0.0
+    console.answer(f"wrote {out}/manifest.jsonl (seed {result.recipe.seed}, {result.seconds:.1f} s, {rate:,.0f} variants/s)")
+    return result.exit_code

@@ -1,0 +1,2 @@
+def run_compress(model, typed):
+    return 0

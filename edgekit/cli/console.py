@@ -1,0 +1,77 @@
+"""The two streams: stdout is the answer, stderr the conversation."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from edgekit.errors import EdgekitError
+
+WIDTH = 100  # without a terminal, so that logs are the same everywhere
+
+
+@dataclass
+class Console:
+    """How to talk: set once from the command's common flags."""
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    color: str = "auto"
+
+    def answer(self, text: str) -> None:
+        """Print the answer (nothing with --json, whose answer is the document)."""
+        if not self.json:
+            print(text, flush=True)
+
+    def document(self, values: dict[str, Any]) -> None:
+        """Print the one JSON document of --json."""
+        print(json.dumps(values, ensure_ascii=True, allow_nan=False, indent=2), flush=True)
+
+    def say(self, text: str) -> None:
+        """Say something on stderr, unless --quiet."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def detail(self, text: str) -> None:
+        """Say something on stderr with --verbose."""
+        if self.verbose:
+            self.say(text)
+
+    @contextmanager
+    def progress(self, task: str) -> Iterator[Callable[[int, int], None]]:
+        """Draw a bar with rate and time left on a terminal; in a pipe say one line when it is done."""
+        if self.quiet or not sys.stderr.isatty():
+            yield lambda done, total: None
+            return
+        from rich.console import Console as Rich
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+        with Progress(*columns, TimeRemainingColumn(), console=Rich(stderr=True), transient=True) as bar:
+            handle = bar.add_task(task, total=None, rate="")
+
+            def update(done: int, total: int) -> None:
+                speed = bar.tasks[handle].finished_speed or bar.tasks[handle].speed
+                bar.update(handle, completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
+
+            yield update
+
+    def failed(self, error: EdgekitError) -> None:
+        """Print an error: what on one line, how on the next; with --json also the document."""
+        if self.json:
+            self.document({"error": {"message": error.message, "hint": error.hint}, "exit_code": 2})
+        lines = [f"error: {printable(error.message)}"]
+        if error.hint:
+            lines.append(f" hint: {printable(error.hint)}")
+        print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """Replace what a terminal cannot show: undecodable bytes of a path and control characters."""
+    safe = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c == "\n" or c.isprintable() else f"\\x{ord(c):02x}" for c in safe)

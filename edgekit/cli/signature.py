@@ -1,0 +1,158 @@
+"""A command's flags, built from its settings and the registry of its ops or steps; and the order in which they were typed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from edgekit.spec import Field, Registry, Spec, option, spec
+
+
+@spec
+class common(Spec):
+    """The flags that every command has."""
+
+    config: str | None = option(None, help="configuration file; the nearest edgekit.toml if not given", metavar="FILE")
+    no_config: bool = option(False, help="read no configuration file")
+    json: bool = option(False, help="print one JSON document on stdout, and nothing else there")
+    quiet: bool = option(False, help="say nothing but errors", short="-q")
+    verbose: bool = option(False, help="say more", short="-v")
+    debug: bool = option(False, help="show the traceback of an error")
+
+
+@dataclass(frozen=True)
+class Typed:
+    """What was typed: the values of the settings, and the ops or steps in their order."""
+
+    values: dict[str, Any]
+    recipe: tuple[str, ...]
+    common: common
+
+
+class OrderedCommand(TyperCommand):
+    """A command that remembers the order of its options; option callbacks lose it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep what the parser knows about the order, then parse as always."""
+        values, _, order = self.make_parser(ctx).parse_args(list(args))
+        taken: dict[str, int] = {}
+        typed: list[tuple[str, Any]] = []
+        for parameter in order:
+            value = values.get(parameter.name)
+            if isinstance(value, list):
+                position = taken.get(parameter.name, 0)
+                taken[parameter.name] = position + 1
+                value = value[position]
+            typed.append((parameter.name, value))
+        ctx.meta["edgekit.order"] = typed
+        return super().parse_args(ctx, args)
+
+
+def command(
+    settings: type[Spec], registry: Registry[Any], positional: tuple[str, str], run: Callable[[str, Typed], int]
+) -> Callable[..., None]:
+    """Make the function whose signature typer reads: the positional, the registry's flags, the settings, the common ones.
+
+    `positional` is its name and help. `run` gets its value and what was typed, and gives the exit code.
+    """
+    general = f"{registry.kind}s"
+    parameters = [_positional(*positional)]
+    parameters += [_recipe_flag(cls) for cls in registry]
+    parameters += [_setting(f, flag=registry.kind if f.name == general else f.flag) for f in settings.options()]
+    parameters += [_setting(f, panel="Common") for f in common.options()]
+
+    def function(ctx: typer.Context, **given: Any) -> None:
+        names = {cls.spec_name().replace("-", "_"): cls for cls in registry}
+        recipe = _recipe(ctx.meta["edgekit.order"], names, general)
+        values = {f.name: given[f.name] for f in settings.options()} | {general: recipe or None}
+        chosen = common(**{f.name: _default(given[f.name], f.default) for f in common.options()})
+        raise typer.Exit(run(given[positional[0]], Typed(values, recipe, chosen)))
+
+    context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    function.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
+    function.__annotations__ = {p.name: p.annotation for p in [context, *parameters]}
+    return function
+
+
+def _default(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _recipe(order: Sequence[tuple[str, Any]], names: dict[str, type[Spec]], general: str) -> tuple[str, ...]:
+    """Write every flag of the registry in its general form, in the order typed."""
+    typed: list[str] = []
+    for name, value in order:
+        if name == general:
+            typed.append(value)
+        elif name.startswith("use_") and name[4:] in names:
+            cls = names[name[4:]]
+            typed.append(f"{cls.spec_name()} {value}" if cls.flag_field() else cls.spec_name())
+    return tuple(typed)
+
+
+def _positional(name: str, help: str) -> inspect.Parameter:
+    annotation = Annotated[str, typer.Argument(help=help, metavar=name.upper(), show_default=False)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+
+
+def _recipe_flag(cls: type[Spec]) -> inspect.Parameter:
+    """The flag of an op or step: `--rotate 15` where its first field is a number, else the switch `--flip`."""
+    field = cls.flag_field()
+    name = f"use_{cls.spec_name().replace('-', '_')}"
+    text = cls.help()
+    flag = f"--{cls.spec_name()}"
+    if field is None:
+        info = typer.Option(flag, help=text, rich_help_panel=cls.panel(), show_default=False)
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, info])
+    metavar = field.name.upper()
+    text = f"{text} [{field.bounds.text()}]"
+    info = typer.Option(flag, help=text, metavar=metavar, rich_help_panel=cls.panel(), show_default=False)
+    annotation = Annotated[list[str] | None, info]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _setting(field: Field, *, flag: str = "", panel: str = "") -> inspect.Parameter:
+    """The flag of a setting. Values stay text: `config.resolve` checks them as it checks the file's and the environment's."""
+    flag = flag or field.flag
+    bounds = field.bounds
+    names = [f"--{flag}", *([bounds.short] if bounds.short else [])]
+    info: Any
+    kind: Any
+    if field.base is bool:
+        names = [f"--{flag}/--no-{flag}", *names[1:]] if field.default else names
+        kind = bool | None
+    else:
+        kind = list[str] | None if field.repeated else str | None
+    info = typer.Option(
+        *names,
+        help=_help(field),
+        metavar=_metavar(field),
+        rich_help_panel=panel or bounds.panel or "Options",
+        show_default=False,
+        hidden=bounds.hidden,
+    )
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, info]
+    )
+
+
+def _metavar(field: Field) -> str | None:
+    if field.base is bool:
+        return None
+    return field.bounds.metavar or ("|".join(field.bounds.choices) if field.bounds.choices else field.name.upper())
+
+
+def _help(field: Field) -> str:
+    facts = []
+    if field.numeric and field.bounds.text():
+        facts.append(field.bounds.text())
+    if field.default not in (None, (), False, True):
+        facts.append(f"default {field.default:,}" if isinstance(field.default, int) else f"default {field.default}")
+    if field.default is True:
+        facts.append("default")
+    return field.bounds.help + (f" [{'; '.join(facts)}]" if facts else "")

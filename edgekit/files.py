@@ -1,0 +1,156 @@
+"""The only module that writes to disk: single files by an atomic replace, folders by a stage that is renamed at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit import __version__
+from edgekit.errors import EdgekitError
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+# Every file and folder that edgekit makes carries this somewhere, so that --force knows what it may replace.
+MARK = "made by edgekit"
+MADE_BY = f"{MARK} {__version__}"
+STAMP = "run.json"
+
+
+def refuse_existing(path: Path, *, force: bool, what: str = "output") -> None:
+    """Raise EdgekitError when `path` exists, unless `force` is given and edgekit made it."""
+    if not path.exists() and not path.is_symlink():
+        return
+    if not force:
+        raise EdgekitError(f"{path}: the {what} exists already", "use --force to replace it, or --out to choose another")
+    if not made_by_edgekit(path):
+        raise EdgekitError(
+            f"{path}: exists and was not made by edgekit, so --force does not replace it",
+            "remove it yourself, or use --out to choose another",
+        )
+
+
+def made_by_edgekit(path: Path) -> bool:
+    """Tell whether edgekit made this file or folder (an empty folder counts: nothing is lost with it)."""
+    if path.is_symlink():
+        return False
+    if path.is_dir():
+        stamp = path / STAMP
+        return not any(path.iterdir()) or (stamp.is_file() and MARK in stamp.read_text(errors="replace"))
+    with path.open("rb") as file:
+        tail = b""
+        while chunk := file.read(1 << 20):
+            if MARK.encode() in tail + chunk:
+                return True
+            tail = chunk[-len(MARK) :]
+    return False
+
+
+def require_writable(folder: Path) -> None:
+    """Raise EdgekitError unless a file can be made in `folder` now, before the work starts."""
+    if not folder.is_dir():
+        raise EdgekitError(f"{folder}: no such folder to write into", f"make it first: mkdir -p {folder}")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise EdgekitError(f"{folder}: cannot be written: {error.strerror}", "choose another with --out") from error
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the same folder; replace `path` by it on success, remove it on any failure."""
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        write_failed(path, error)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write(path: Path, data: bytes | str) -> None:
+    """Write a file atomically; text is UTF-8."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def write_failed(path: Path, error: OSError) -> NoReturn:
+    """Turn a failed write into one sentence and a way out."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        raise EdgekitError(
+            f"{path}: the disk is full; nothing was kept", "free some space, or use --out on another disk"
+        ) from error
+    raise EdgekitError(f"{path}: cannot be written: {error.strerror}", "choose another place with --out") from error
+
+
+@contextlib.contextmanager
+def staged_folder(out: Path) -> Iterator[Path]:
+    """Give an empty folder beside `out`; on success it takes `out`'s place, on any failure it is removed.
+
+    What a killed run left behind under the stage's name is removed first: the name is edgekit's own.
+    """
+    stage = out.with_name(f".{out.name}.partial")
+    discard(stage)
+    try:
+        stage.mkdir()
+        yield stage
+        _swap(stage, out)
+    except OSError as error:
+        write_failed(out, error)
+    finally:
+        discard(stage)
+
+
+def _swap(stage: Path, out: Path) -> None:
+    if out.exists():
+        old = out.with_name(f".{out.name}.old")
+        discard(old)
+        out.rename(old)
+        stage.rename(out)
+        discard(old)
+    else:
+        stage.rename(out)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder and all in it, if it is there."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def copy(source: Path, data: bytes, target: Path) -> None:
+    """Copy a file whose bytes are at hand: a reflink where the file system has it, else those bytes; never a link."""
+    with source.open("rb") as reader, target.open("wb") as writer:
+        if not _reflink(reader.fileno(), writer.fileno()):
+            writer.write(data)
+
+
+def _reflink(source: int, target: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # not a Unix
+        return False
+    ficlone = 0x40049409  # linux/fs.h: FICLONE
+    try:
+        fcntl.ioctl(target, ficlone, source)
+    except OSError:
+        return False
+    return True
+
+
+def sha256(data: bytes) -> str:
+    """Give the hexadecimal SHA-256 of some bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def free_bytes(folder: Path) -> int:
+    """Give the free space of the file system that `folder` is on, in bytes."""
+    return shutil.disk_usage(folder).free

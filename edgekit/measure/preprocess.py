@@ -1,0 +1,405 @@
+"""Preprocess: how a picture becomes a model's input, and its forms as flags, JSON and ten lines of Python."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import EdgekitError
+from edgekit.lazy import cv2, np
+from edgekit.spec import nearest, suggest
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+METADATA_KEY = "edgekit.preprocess"
+CHANNELS = {"grey": 1, "rgb": 3, "bgr": 3, "rgba": 4}
+LAYOUTS = ("NCHW", "NHWC", "CHW", "HWC", "NHW", "HW")
+RESIZES = ("squash", "crop", "letterbox")
+PLACES = ("centre", "top-left")
+DTYPES = ("float32", "float16", "float64", "uint8", "int8")
+CROP_RATIO = 0.875  # 256 -> 224: what torchvision, and most after it, evaluate with
+
+# What nets are fed with; the numbers are torchvision's, Keras' "tf" and "caffe" modes and plain pixels.
+PRESETS: dict[str, dict[str, Any]] = {
+    "imagenet": {"range": (0.0, 1.0), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "color": "rgb"},
+    "unit": {"range": (0.0, 1.0), "mean": (0.0,), "std": (1.0,), "color": "rgb"},
+    "signed": {"range": (-1.0, 1.0), "mean": (0.0,), "std": (1.0,), "color": "rgb"},
+    "raw": {"range": (0.0, 255.0), "mean": (0.0,), "std": (1.0,), "color": "rgb"},
+    "caffe": {"range": (0.0, 255.0), "mean": (103.939, 116.779, 123.68), "std": (1.0,), "color": "bgr"},
+}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a picture is fed: resized, coloured, scaled to `range`, then (x - mean) / std.
+
+    size: height and width in pixels, 1..8192. resize: `squash` ignores the aspect ratio, `crop` brings the shorter side
+    to size / crop_ratio and cuts out the centre, `letterbox` fits the whole picture in and fills the rest with `fill`
+    (0..255), at the `centre` or `top-left`. range: what 0 and 255 become before mean and std; of these there is one, or
+    one a channel in the order of `color`. Integer dtypes are rounded and clipped. Raises EdgekitError for a value that
+    is out of bounds.
+    """
+
+    size: tuple[int, int]
+    resize: str = "squash"
+    crop_ratio: float = 1.0
+    range: tuple[float, float] = (0.0, 1.0)
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    color: str = "rgb"
+    layout: str = "NCHW"
+    dtype: str = "float32"
+    fill: int = 114
+    where: str = "centre"
+
+    def __post_init__(self) -> None:
+        for field, value in vars(self).items():
+            _CHECKS[field](value, field)
+        for field in ("mean", "std"):
+            values = getattr(self, field)
+            if len(values) not in (1, self.channels):
+                what = f"{len(values)} values for {self.channels} channel(s) ({self.color})"
+                raise EdgekitError(f"{_flag(field)} {_list(values)}: {what}", f"give one, or {self.channels}")
+        if "C" not in self.layout and self.channels != 1:
+            raise EdgekitError(
+                f"--color {self.color}: the model's input ({self.layout}) has no channels", "use --color grey"
+            )
+
+    @property
+    def channels(self) -> int:
+        """How many channels the model is fed."""
+        return CHANNELS[self.color]
+
+    @property
+    def normalisation(self) -> dict[str, Any]:
+        """The fields that say how pixel values are scaled."""
+        return {name: getattr(self, name) for name in ("range", "mean", "std", "color")}
+
+    def apply(self, pixels: ndarray) -> ndarray:
+        """Turn a picture (HxWxC, uint8 or uint16, C = 1 grey, 3 RGB, 4 RGBA) into the model's input.
+
+        Gives `dtype` in `layout`, its batch axis being 1. Alpha is dropped, as by the loaders that nets are trained
+        with; 16-bit values are divided by 257, so none is clipped. Shrinking averages areas, enlarging is bilinear.
+        """
+        return self.scale(self.fit(pixels))
+
+    def fit(self, pixels: ndarray) -> ndarray:
+        """Colour and resize a picture: HxWxC at the model's size and channels, values 0..255, uint8 or float32."""
+        image = _recolor(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32) / 257, self.color)
+        height, width, top, left = self.placement(image.shape[0], image.shape[1])
+        if (height, width) != image.shape[:2]:
+            shrinks = height <= image.shape[0] and width <= image.shape[1]
+            mode = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            image = cv2.resize(image, (width, height), interpolation=mode).reshape(height, width, self.channels)
+        if self.resize == "crop":
+            return image[top : top + self.size[0], left : left + self.size[1]]
+        if self.resize == "letterbox":
+            canvas = np.full((*self.size, self.channels), self.fill, image.dtype)
+            canvas[top : top + height, left : left + width] = image
+            return canvas
+        return image
+
+    def placement(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Say where a picture goes: its height and width once resized, and the top left corner.
+
+        The corner is that of the picture in the input (`letterbox`), or that of the input in the picture (`crop`).
+        """
+        rows, columns = self.size
+        if self.resize == "squash":
+            return rows, columns, 0, 0
+        if self.resize == "crop":
+            scale = max(rows / height, columns / width) / self.crop_ratio
+            tall, wide = max(rows, round(height * scale)), max(columns, round(width * scale))
+            return tall, wide, (tall - rows) // 2, (wide - columns) // 2
+        scale = min(rows / height, columns / width)
+        tall, wide = (min(rows, max(1, round(height * scale))), min(columns, max(1, round(width * scale))))
+        if self.where == "top-left":
+            return tall, wide, 0, 0
+        return tall, wide, (rows - tall) // 2, (columns - wide) // 2
+
+    def scale(self, image: ndarray) -> ndarray:
+        """Turn what `fit` gives into the model's input."""
+        low, high = self.range
+        mean, std = np.asarray(self.mean), np.asarray(self.std)
+        factor, shift = (high - low) / 255 / std, (low - mean) / std
+        if "C" not in self.layout:
+            image = image[..., 0]
+        elif self.layout.endswith("CHW"):
+            image, factor, shift = image.transpose(2, 0, 1), factor.reshape(-1, 1, 1), shift.reshape(-1, 1, 1)
+        values: ndarray = np.multiply(image, factor.astype(np.float32), dtype=np.float32, order="C")
+        values += shift.astype(np.float32)
+        if self.dtype in ("uint8", "int8"):
+            limits = np.iinfo(self.dtype)
+            values = np.clip(np.rint(values), limits.min, limits.max)
+        values = values.astype(self.dtype, copy=False)
+        return values[None] if self.layout.startswith("N") else values
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain JSON values; what only matters to a letterbox is left out of other resizes."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        if self.resize != "letterbox":
+            del values["fill"], values["where"]
+        return values
+
+    def to_json(self) -> str:
+        """Write it as the ONNX metadata value of METADATA_KEY; `from_json` reads it."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], origin: str = "") -> Preprocess:
+        """Read what `to_dict` gives; only `size` must be there."""
+        checked = check(values, origin)
+        if "size" not in checked:
+            raise EdgekitError(f"{origin or 'preprocess'}: no size", "give it as [height, width]")
+        return cls(**checked)
+
+    @classmethod
+    def from_json(cls, text: str, origin: str = METADATA_KEY) -> Preprocess:
+        """Read what `to_json` gives."""
+        return cls.from_dict(read_json(text, origin), origin)
+
+    def python(self, model_name: str, names: Sequence[str] = (), batch: int = 1) -> str:
+        """Write a Python program that runs the model on one picture with exactly this preprocessing.
+
+        It needs numpy, OpenCV and onnxruntime, takes the picture's path as its argument and prints the top class: its
+        name when `names` gives them, else its number. `batch` is the model's fixed batch.
+        """
+        code = {"rgb": "COLOR_BGR2RGB", "grey": "COLOR_BGR2GRAY", "rgba": "COLOR_BGR2RGBA"}.get(self.color)
+        top = f"{list(names)!r}[scores[0].argmax()]" if names else "scores[0].argmax()"
+        session = f'ort.InferenceSession({json.dumps(model_name)}, providers=["CPUExecutionProvider"])'
+        return "\n".join(
+            [
+                "import sys\n\nimport cv2 as cv\nimport numpy as np\nimport onnxruntime as ort\n",
+                "image = cv.imread(sys.argv[1])  # BGR, upright",
+                *([f"image = cv.cvtColor(image, cv.{code})"] if code else []),
+                *_python_resize(self),
+                *_python_scale(self, batch),
+                f"session = {session}",
+                "scores = session.run(None, {session.get_inputs()[0].name: x})[0]",
+                f"print({top})",
+                "",
+            ]
+        )
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        low, high = self.range
+        how = f"crop {self.crop_ratio:g}" if self.resize == "crop" else self.resize
+        if self.resize == "letterbox":
+            how += f" {self.where} {self.fill}"
+        scaled = f"{low:g}..{high:g}, mean {_list(self.mean)}, std {_list(self.std)}"
+        return f"{self.size[1]}x{self.size[0]} {how}, {self.color}, {scaled}, {self.layout} {self.dtype}"
+
+
+def preset(name: str, channels: int = 3) -> dict[str, Any]:
+    """Give a preset's range, mean, std and color, for grey (averaged) when `channels` is 1."""
+    found = PRESETS.get(name)
+    if found is None:
+        near = nearest(name, PRESETS)
+        raise EdgekitError(
+            f"--preset {name}: no such preset", f"did you mean {near}?" if near else f"there is {', '.join(PRESETS)}"
+        )
+    if channels == 3:
+        return dict(found)
+    values = {key: (round(sum(found[key]) / len(found[key]), 6),) for key in ("mean", "std")}
+    return {"range": found["range"], **values, "color": "grey" if channels == 1 else "rgba"}
+
+
+def parse(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read flags or config values: `size` 224 or WIDTHxHEIGHT, `mean` 0.5 or 0.485,0.456,0.406, `range` 255 or -1,1 ...
+
+    Gives the fields that were said, with a reason for those that follow from others. `preset` stays what it is, and
+    range, mean and std go together: when one is given, the others become neutral (0 and 1), and the range 0..255 when
+    a mean or std above 1 says so, else 0..1. Raises EdgekitError for what cannot be read or is out of bounds.
+    """
+    said = {key.replace("-", "_"): value for key, value in values.items() if value is not None}
+    name = said.pop("preset", None)
+    fields, reasons = check({key: _read(key, value) for key, value in said.items()}), dict.fromkeys(said, "")
+    if name is not None:
+        preset(str(name))
+        return {"preset": str(name), **fields}, {"preset": "", **reasons}
+    if not fields.keys() & {"range", "mean", "std"}:
+        return fields, reasons
+    for field, neutral in (("mean", (0.0,)), ("std", (1.0,))):
+        if field not in fields:
+            fields[field], reasons[field] = neutral, f"--{field} was not given with the rest"
+    if "range" not in fields:
+        above = [_flag(field) for field in ("mean", "std") if field in said and max(map(abs, fields[field])) > 1]
+        fields["range"] = (0.0, 255.0) if above else (0.0, 1.0)
+        reasons["range"] = f"{above[0]} is above 1" if above else "mean and std are within 0..1"
+    return fields, reasons
+
+
+def check(values: Mapping[str, Any], origin: str = "") -> dict[str, Any]:
+    """Check plain values of some fields; give them in the fields' types or raise EdgekitError."""
+    unknown = [key for key in values if key not in _CHECKS]
+    if unknown:
+        raise EdgekitError(
+            f"{origin or 'preprocess'}: no such field: {', '.join(unknown)}", suggest(unknown, list(_CHECKS))
+        )
+    return {key: _CHECKS[key](value, key) for key, value in values.items()}
+
+
+def read_json(text: str, origin: str) -> dict[str, Any]:
+    """Read a JSON object; raise EdgekitError naming `origin`."""
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise EdgekitError(f"{origin}: not JSON: {error}", "mend or remove it") from None
+    if not isinstance(values, dict):
+        raise EdgekitError(f"{origin}: not a JSON object", "mend or remove it")
+    return values
+
+
+def _recolor(image: ndarray, color: str) -> ndarray:
+    """Bring 1, 3 or 4 channels to those of `color`; keep HxWxC."""
+    if color == "grey":
+        if image.shape[2] == 1:
+            return image
+        grey: ndarray = cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_RGB2GRAY)
+        return grey[..., None]
+    if color == "rgba":
+        if image.shape[2] == 4:
+            return image
+        alpha = np.full((*image.shape[:2], 1), 255, image.dtype)
+        return np.concatenate([_recolor(image, "rgb"), alpha], axis=2)
+    rgb = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3]
+    return np.ascontiguousarray(rgb[..., ::-1] if color == "bgr" else rgb)
+
+
+def _python_resize(wanted: Preprocess) -> list[str]:
+    rows, columns = wanted.size
+    inner, outer = "h, w = image.shape[:2]", f"top, left = abs(h - {rows}) // 2, abs(w - {columns}) // 2"
+    mode = "cv.INTER_AREA if h <= image.shape[0] and w <= image.shape[1] else cv.INTER_LINEAR"
+    resized = f"image = cv.resize(image, (w, h), interpolation={mode})"
+    if wanted.resize == "squash":
+        return [f"h, w = {rows}, {columns}", resized]
+    if wanted.resize == "crop":
+        scale = f"scale = max({rows} / h, {columns} / w) / {wanted.crop_ratio!r}"
+        fitted = f"h, w = max({rows}, round(h * scale)), max({columns}, round(w * scale))"
+        return [inner, scale, fitted, resized, outer, f"image = image[top : top + {rows}, left : left + {columns}]"]
+    scale = f"scale = min({rows} / h, {columns} / w)"
+    fitted = f"h, w = min({rows}, max(1, round(h * scale))), min({columns}, max(1, round(w * scale)))"
+    start = outer if wanted.where == "centre" else "top = left = 0"
+    edges = f"top, {rows} - h - top, left, {columns} - w - left"
+    border = f"image = cv.copyMakeBorder(image, {edges}, cv.BORDER_CONSTANT, value=({wanted.fill},) * 4)"
+    return [inner, scale, fitted, resized, start, border]
+
+
+def _python_scale(wanted: Preprocess, batch: int) -> list[str]:
+    low, high = wanted.range
+    scaled = "image.astype(np.float32)"
+    if (low, high) != (0.0, 255.0):
+        scaled += f" * {high - low!r} / 255"
+    if low:
+        scaled += f" + {low!r}"
+    for field, sign, neutral in (("mean", "-", 0.0), ("std", "/", 1.0)):
+        values = getattr(wanted, field)
+        if set(values) != {neutral}:
+            scaled = f"({scaled}) {sign} {repr(values[0]) if len(values) == 1 else f'np.float32({list(values)!r})'}"
+    if wanted.dtype in ("uint8", "int8"):
+        scaled = f"np.clip(np.rint({scaled}), {np.iinfo(wanted.dtype).min}, {np.iinfo(wanted.dtype).max})"
+    shaped = f".reshape({wanted.size[0]}, {wanted.size[1]}, 1)" if wanted.channels == 1 else ""
+    shaped += {"CHW": ".transpose(2, 0, 1)", "HWC": "", "HW": "[..., 0]"}[wanted.layout.removeprefix("N")]
+    shaped += "[None]" if wanted.layout.startswith("N") else ""
+    shaped += f".repeat({batch}, axis=0)" if batch > 1 else ""
+    return [f"x = {scaled}", f"x = np.ascontiguousarray(x{shaped}, dtype=np.{wanted.dtype})"]
+
+
+def _read(field: str, value: Any) -> Any:
+    """Turn a flag's text into a plain value."""
+    if isinstance(value, str) and field == "size":
+        parts = re.fullmatch(r"(\d+)(?:[xX*,](\d+))?", value.strip())
+        if parts is None:
+            raise EdgekitError(f"--size {value}: not a size", "use --size 224, or WIDTHxHEIGHT such as 320x224")
+        width = int(parts[1])
+        return (int(parts[2] or width), width)
+    if isinstance(value, str) and field in ("mean", "std", "range"):
+        value = value.split(",")
+    if field == "range":
+        values = value if isinstance(value, Sequence) else [value]
+        return values if len(values) != 1 else [0, *values]
+    return value
+
+
+def _flag(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
+
+
+def _list(values: Any) -> str:
+    if isinstance(values, (list, tuple)):
+        return ",".join(_list(value) for value in values)
+    return f"{values:g}" if isinstance(values, float) else str(values)
+
+
+def _size(value: Any, field: str) -> tuple[int, int]:
+    pair = value if isinstance(value, (list, tuple)) else (value, value)
+    good = len(pair) == 2 and all(isinstance(side, int) and not isinstance(side, bool) for side in pair)
+    if not good or not all(1 <= side <= 8192 for side in pair):
+        raise EdgekitError(f"--size {_list(value)}: not a size", "use 1..8192 pixels: --size 224, or --size 320x224")
+    return int(pair[0]), int(pair[1])
+
+
+def _number(value: Any, field: str, low: float = -math.inf, high: float = math.inf) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise EdgekitError(f"{_flag(field)} {_list(value)}: not a number", "use numbers such as 0.5")
+    if not low <= number <= high:
+        raise EdgekitError(f"{_flag(field)} {number:g} is out of bounds", f"use {low:g}..{high:g}")
+    return number
+
+
+def _numbers(value: Any, field: str) -> tuple[float, ...]:
+    values = tuple(_number(part, field) for part in (value if isinstance(value, (list, tuple)) else [value]))
+    if not values:
+        raise EdgekitError(f"{_flag(field)}: no number", "give one, or one a channel: 0.485,0.456,0.406")
+    return values
+
+
+def _deviations(value: Any, field: str) -> tuple[float, ...]:
+    values = _numbers(value, field)
+    if min(values) <= 0:
+        raise EdgekitError(f"{_flag(field)} {_list(values)}: must be above 0", "leave it out for none")
+    return values
+
+
+def _range(value: Any, field: str) -> tuple[float, float]:
+    values = _numbers(value, field)
+    if len(values) != 2 or values[0] >= values[1]:
+        raise EdgekitError(f"--range {_list(value)}: not a range", "use --range 1, 255, 0,1 or -1,1")
+    return values[0], values[1]
+
+
+def _choice(choices: Sequence[str]) -> Any:
+    def one_of(value: Any, field: str) -> str:
+        found = next((choice for choice in choices if choice.lower() == str(value).lower()), None)
+        if found is None:
+            near = nearest(str(value), choices)
+            hint = f"did you mean {near}?" if near else f"use one of {', '.join(choices)}"
+            raise EdgekitError(f"{_flag(field)} {value} is not one of {', '.join(choices)}", hint)
+        return found
+
+    return one_of
+
+
+_CHECKS: dict[str, Any] = {
+    "size": _size,
+    "resize": _choice(RESIZES),
+    "crop_ratio": lambda value, field: _number(value, field, 0.1, 1.0),
+    "range": _range,
+    "mean": _numbers,
+    "std": _deviations,
+    "color": _choice(tuple(CHANNELS)),
+    "layout": _choice(LAYOUTS),
+    "dtype": _choice(DTYPES),
+    "fill": lambda value, field: int(_number(value, field, 0, 255)),
+    "where": _choice(PLACES),
+}

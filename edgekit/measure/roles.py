@@ -1,0 +1,138 @@
+"""Roles: which pictures calibrate, which choose, which are reported on; none is ever in two roles."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from edgekit.data.folder import Listing, Source
+
+CHOOSE = 512  # largest number of pictures that choices are made on
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Pictures by role, each in the order of a hash of its content, so that any first part of a role is a fair sample.
+
+    calibrate: ranges are measured on them. choose: alternatives are compared on them. report: they reach the report and
+    the gates. notes: sentences for the report.
+    """
+
+    calibrate: tuple[Source, ...] = ()
+    choose: tuple[Source, ...] = ()
+    report: tuple[Source, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Files of one content."""
+
+    rank: str
+    sources: tuple[Source, ...]
+
+
+def split_roles(calib: Listing | None, data: Listing | None, samples: int = 256, seed: int = 0) -> Roles:
+    """Give each picture its role by its content: copies of a picture stay together, whatever they are called.
+
+    `calib` with `data`: the report is on all of `data`, a quarter of `calib` (at most CHOOSE) chooses, at most
+    `samples` of the rest calibrate, and what is in both only reports. `data` alone: a quarter each at most, and at most
+    `samples` and CHOOSE. `calib` alone: at most half (and `samples`), a quarter (and CHOOSE), the report on the rest.
+    The report is never empty when `data` is given. Depends on contents and `seed`, not on names or order; reads every
+    file once.
+    """
+    if calib is not None and data is not None and calib.root.resolve() == data.root.resolve():
+        roles = _from_data(_groups(data.sources, seed), samples)
+        return _noted(roles, "--calib and --data are the same folder: it is split into roles")
+    if calib is not None and data is not None:
+        return _from_both(_groups(calib.sources, seed), _groups(data.sources, seed), samples)
+    if data is not None:
+        return _from_data(_groups(data.sources, seed), samples)
+    if calib is not None:
+        return _from_calib(_groups(calib.sources, seed), samples)
+    return Roles(notes=("no pictures were given: calibration is on synthetic ones",))
+
+
+def _groups(sources: Sequence[Source], seed: int) -> list[_Group]:
+    """Group sources of one content, in the order of its hash."""
+    found: dict[str, list[Source]] = {}
+    for source in sources:
+        found.setdefault(_rank(source, seed), []).append(source)
+    return [
+        _Group(rank, tuple(sorted(found[rank], key=lambda source: (source.key, str(source.path)))))
+        for rank in sorted(found)
+    ]
+
+
+def _rank(source: Source, seed: int) -> str:
+    digest = hashlib.blake2b(digest_size=16, salt=seed.to_bytes(8, "little"))
+    try:
+        with source.path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError:  # whoever decodes it will say why; until then it is like nothing else
+        digest.update(b"unreadable\0" + source.key.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _from_data(groups: list[_Group], samples: int) -> Roles:
+    quarter = len(groups) // 4
+    calibrate = min(samples, max(quarter, 1 if len(groups) > 1 else 0))
+    choose = min(CHOOSE, max(quarter, 1 if len(groups) > 2 else 0))
+    # From both ends, so that added pictures move others in or out of the report, not from one role to the other.
+    return _roles(
+        groups[:calibrate], groups[len(groups) - choose :], groups[calibrate : len(groups) - choose], "--data"
+    )
+
+
+def _from_both(calib: list[_Group], data: list[_Group], samples: int) -> Roles:
+    reported = {group.rank for group in data}
+    fresh = [group for group in calib if group.rank not in reported]
+    if not fresh:
+        note = "every picture of --calib is in --data too: --data is split into roles"
+        return _noted(_from_data(data, samples), note)
+    choose = min(CHOOSE, max(len(fresh) // 4, 1 if len(fresh) > 1 else 0))
+    calibrate = min(samples, len(fresh) - choose)
+    roles = _roles(fresh[:calibrate], fresh[len(fresh) - choose :], data, "--calib")
+    shared = _count(group for group in calib if group.rank in reported)
+    if shared:
+        roles = _noted(roles, f"{_pictures(shared)} of --calib left out: in --data too, so only reported on")
+    return roles
+
+
+def _from_calib(groups: list[_Group], samples: int) -> Roles:
+    quarter = len(groups) // 4
+    choose = min(CHOOSE, max(quarter, 1 if len(groups) > 2 else 0))
+    calibrate = min(samples, max(1, len(groups) - choose - max(quarter, 1)))
+    return _roles(
+        groups[:calibrate], groups[len(groups) - choose :], groups[calibrate : len(groups) - choose], "--calib"
+    )
+
+
+def _roles(calibrate: list[_Group], choose: list[_Group], report: list[_Group], origin: str) -> Roles:
+    parts = [tuple(source for group in groups for source in group.sources) for groups in (calibrate, choose, report)]
+    notes = [f"{_pictures(len(parts[0]))} calibrate, {len(parts[1])} choose, {len(parts[2])} are reported on"]
+    for part, what in zip(
+        parts,
+        ("to calibrate on: calibration is on synthetic ones", "to choose on: defaults are taken", "to report on"),
+        strict=True,
+    ):
+        if not part:
+            notes.append(f"{origin} is too small to leave a picture {what}")
+    return Roles(parts[0], parts[1], parts[2], tuple(notes))
+
+
+def _noted(roles: Roles, note: str) -> Roles:
+    return Roles(roles.calibrate, roles.choose, roles.report, (note, *roles.notes))
+
+
+def _count(groups: Iterable[_Group]) -> int:
+    return sum(len(group.sources) for group in groups)
+
+
+def _pictures(count: int) -> str:
+    return f"{count} picture{'' if count == 1 else 's'}"

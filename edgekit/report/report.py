@@ -1,0 +1,189 @@
+"""Report: the plain numbers of one compression, its gates and its exit code. Renderers format it; nothing here measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from edgekit import files
+from edgekit.errors import EdgekitError
+from edgekit.spec import nearest
+
+SCHEMA = "edgekit.report/1"
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes on disk (external data included), and after zip (deflate, level 6)."""
+
+    before: int
+    after: int
+    ratio: float
+    zipped_before: int
+    zipped_after: int
+    zipped_ratio: float
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one inference, interleaved; `speedup` = before / after with its 95% interval `low`..`high`."""
+
+    before: float
+    after: float
+    before_p90: float
+    after_p90: float
+    speedup: float
+    low: float
+    high: float
+    verdict: str
+    runs: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A quantity before and after: `load` in milliseconds, `memory` in bytes above the bare runtime."""
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares of right answers on `n` labelled pictures; `drop` = before - after with its paired 95% interval."""
+
+    before: float
+    after: float
+    drop: float
+    low: float
+    high: float
+    n: int
+    top5_before: float | None
+    top5_after: float | None
+    top5_drop: float | None
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How near the outputs are to the original's on `n` inputs; `agreement` of the top answer, for classifiers."""
+
+    sqnr_db: float
+    cosine: float
+    agreement: float | None
+    n: int
+    on: str
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One rule, the value it was judged on and whether it holds."""
+
+    rule: str
+    value: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything `edgekit compress` has to say."""
+
+    model: Mapping[str, Any]
+    out: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    done: tuple[str, ...]
+    notes: tuple[str, ...]
+    size: Size
+    latency: Latency
+    drift: Drift
+    accuracy: Accuracy | None
+    load: Pair
+    memory: Pair | None
+    nodes: Mapping[str, Any]
+    preprocess: Mapping[str, Any]
+    calibration: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    python: str
+    gates: tuple[Gate, ...] = ()
+    seconds: float = 0.0
+    headline: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate holds."""
+        return all(gate.passed for gate in self.gates)
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every gate holds, else 1."""
+        return 0 if self.passed else 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the versioned document of --json and --report x.json; gate names are its paths."""
+        body = asdict(self)
+        return {"schema": SCHEMA, "generator": files.MADE_BY, **body, "passed": self.passed, "exit_code": self.exit_code}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A gate as it was written: `accuracy.drop<=0.01`."""
+
+    text: str
+    section: str
+    key: str
+    operator: str
+    limit: float
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it can only be judged on labelled pictures."""
+        return self.section == "accuracy"
+
+
+SECTIONS: dict[str, type] = {"size": Size, "latency": Latency, "accuracy": Accuracy, "drift": Drift, "load": Pair, "memory": Pair}
+OPERATORS = ("<=", ">=", "==", "<", ">")
+INTERVALS = {"latency": "speedup", "accuracy": "drop"}  # which key a section's low..high belongs to
+
+
+def gate_names() -> list[str]:
+    """List the paths that a gate can be put on."""
+    return [f"{s}.{f.name}" for s, cls in SECTIONS.items() for f in fields(cls) if "str" not in str(f.type)]
+
+
+def parse_gate(text: str) -> Rule:
+    """Read `accuracy.drop<=0.01`; raise EdgekitError for a name or an operator that does not exist."""
+    for operator in OPERATORS:
+        name, found, limit = text.partition(operator)
+        if found:
+            break
+    else:
+        raise EdgekitError(f"gate {text!r} has no comparison", "write it like 'accuracy.drop<=0.01'")
+    name = name.strip()
+    if name not in gate_names():
+        near = nearest(name, gate_names())
+        hint = f"did you mean {near}?" if near else f"there is {', '.join(gate_names())}"
+        raise EdgekitError(f"gate {text!r}: no such number: {name}", hint)
+    try:
+        number = float(limit)
+    except ValueError:
+        raise EdgekitError(f"gate {text!r}: {limit.strip()!r} is not a number", "write it like 'accuracy.drop<=0.01'") from None
+    section, key = name.split(".")
+    return Rule(text, section, key, operator, number)
+
+
+def judge(rule: Rule, sections: Mapping[str, Any], *, strict: bool) -> Gate:
+    """Judge a rule on the point estimate, or with `strict` on the interval's bad end."""
+    section = sections[rule.section]
+    value = None if section is None else getattr(section, rule.key)
+    if value is None:
+        raise EdgekitError(f"gate {rule.text!r}: {rule.section}.{rule.key} was not measured", "give labelled pictures with --data")
+    if strict and INTERVALS.get(rule.section) == rule.key:
+        value = section.high if rule.operator.startswith("<") else section.low
+    holds = {
+        "<=": value <= rule.limit,
+        ">=": value >= rule.limit,
+        "==": value == rule.limit,
+        "<": value < rule.limit,
+        ">": value > rule.limit,
+    }
+    return Gate(rule.text, float(value), holds[rule.operator])

@@ -1,0 +1,137 @@
+"""The report on one screen of plain text."""
+
+from __future__ import annotations
+
+from edgekit.report.report import Accuracy, Drift, Latency, Report, Size
+
+WIDTH = 100
+FAR_DB = 20.0  # below this the outputs are called strongly different
+
+
+def render(report: Report) -> str:
+    """Lay the report out: the answer first, the numbers, what was done and assumed, the gates and the file last."""
+    blocks = [
+        [report.headline],
+        table(report),
+        _facts(report),
+        _python(report),
+        [*_gates(report), wrote(report)],
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def wrote(report: Report) -> str:
+    """Say what was written, or which gate failed: the last line."""
+    if not report.passed:
+        failed = ", ".join(f"{gate.rule} ({number(gate.value)})" for gate in report.gates if not gate.passed)
+        return f"gate failed: {failed}; the model is kept as {report.out['path']}"
+    return f"wrote {report.out['path']} (seed {report.recipe['seed']}, {report.seconds:.0f} s)"
+
+
+def table(report: Report) -> list[str]:
+    """Give the lines of before, after and change."""
+    rows = [("", "before", "after", "change"), *measured(report)]
+    return [f"{a:<11}{b:<12}{c:<12}{d}".rstrip() for a, b, c, d in rows]
+
+
+def measured(report: Report) -> list[tuple[str, str, str, str]]:
+    """Give one row a quantity: name, before, after, change."""
+    rows = [_size(report.size), _latency(report.latency)]
+    load = report.load
+    rows.append(("load", f"{load.before:.1f} ms", f"{load.after:.1f} ms", "time to open the model"))
+    if report.memory is not None:
+        memory = report.memory
+        rows.append(("memory", megabytes(memory.before), megabytes(memory.after), "peak, above the bare runtime"))
+    if report.accuracy is not None:
+        rows += _accuracy(report.accuracy)
+    return [*rows, *_drift(report.drift)]
+
+
+def _size(size: Size) -> tuple[str, str, str, str]:
+    zipped = f"zipped {megabytes(size.zipped_before)} -> {megabytes(size.zipped_after)}, x{size.zipped_ratio:.2f}"
+    return "size", megabytes(size.before), megabytes(size.after), f"x{size.ratio:.2f}   ({zipped})"
+
+
+def _latency(latency: Latency) -> tuple[str, str, str, str]:
+    threads = f"{latency.threads} thread" + ("s" if latency.threads > 1 else "")
+    interval = f"95% {latency.low:.2f}-{latency.high:.2f}"
+    p90 = f"p90 {milliseconds(latency.before_p90)} -> {milliseconds(latency.after_p90)}"
+    change = f"x{latency.speedup:.2f} {latency.verdict}   ({interval}; {p90}; {threads})"
+    return "latency", milliseconds(latency.before), milliseconds(latency.after), change
+
+
+def _accuracy(accuracy: Accuracy) -> list[tuple[str, str, str, str]]:
+    interval = f"95% {-100 * accuracy.high:+.2f} to {-100 * accuracy.low:+.2f}"
+    change = f"{-100 * accuracy.drop:+.2f} points   ({interval}; {accuracy.n:,} pictures)"
+    rows = [("top-1", percent(accuracy.before), percent(accuracy.after), change)]
+    if accuracy.top5_before is not None and accuracy.top5_after is not None and accuracy.top5_drop is not None:
+        change = f"{-100 * accuracy.top5_drop:+.2f} points"
+        rows.append(("top-5", percent(accuracy.top5_before), percent(accuracy.top5_after), change))
+    return rows
+
+
+def _drift(drift: Drift) -> list[tuple[str, str, str, str]]:
+    rows = []
+    if drift.agreement is not None:
+        rows.append(("agreement", "", percent(drift.agreement), f"same top answer as the original   ({drift.n:,} {drift.on})"))
+    far = "" if drift.sqnr_db >= FAR_DB else "   the outputs differ strongly"
+    change = f"SQNR of the outputs, cosine {drift.cosine:.4f}   ({drift.n:,} {drift.on}){far}"
+    rows.append(("drift", "", f"{drift.sqnr_db:.1f} dB", change))
+    return rows
+
+
+def _facts(report: Report) -> list[str]:
+    facts = [("did", line) for line in report.done]
+    facts += [("note", line) for line in report.notes]
+    facts += [("pictures", line) for line in report.preprocess.get("sentences", ())]
+    facts.append(("calibrated", str(report.calibration["sentence"])))
+    facts.append(("machine", str(report.machine["sentence"])))
+    lines: list[str] = []
+    last = ""
+    for name, text in facts:
+        lines += _wrapped("" if name == last else name, text)
+        last = name
+    return lines
+
+
+def _wrapped(name: str, text: str) -> list[str]:
+    import textwrap
+
+    body = textwrap.wrap(text, WIDTH - 11, break_long_words=False, break_on_hyphens=False) or [""]
+    return [f"{name if i == 0 else '':<11}{line}".rstrip() for i, line in enumerate(body)]
+
+
+def _python(report: Report) -> list[str]:
+    if not report.python:
+        return []
+    return ["to run it:", "", *(f"    {line}".rstrip() for line in report.python.strip().splitlines())]
+
+
+def _gates(report: Report) -> list[str]:
+    width = max((len(gate.rule) for gate in report.gates), default=0)
+    return [
+        f"gate       {gate.rule:<{width}}   {number(gate.value)}   {'pass' if gate.passed else 'FAIL'}"
+        for gate in report.gates
+    ]
+
+
+def megabytes(count: float) -> str:
+    """Show bytes with three digits."""
+    if abs(count) >= 1e8:
+        return f"{count / 1e6:,.0f} MB"
+    return f"{count / 1e6:.2f} MB" if abs(count) >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
+def milliseconds(value: float) -> str:
+    """Show a latency with three digits or so."""
+    return f"{value:.3f} ms" if value < 1 else f"{value:.2f} ms" if value < 100 else f"{value:,.0f} ms"
+
+
+def percent(share: float) -> str:
+    """Show a share as percent."""
+    return f"{100 * share:.2f} %"
+
+
+def number(value: float) -> str:
+    """Show a gate's value."""
+    return f"{value:.4g}"

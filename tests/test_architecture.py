@@ -1,0 +1,148 @@
+"""The house rules of the design, kept true over the syntax tree."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "edgekit"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+HEAVY = {"numpy", "cv2", "onnx", "onnxruntime", "torch"}
+HARD_LIMIT = 450
+
+
+def room(path):
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def nodes(path):
+    return ast.walk(ast.parse(path.read_text()))
+
+
+def under_type_checking(path):
+    lines = set()
+    for node in nodes(path):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            lines |= set(range(node.body[0].lineno, node.body[-1].end_lineno + 1))
+    return lines
+
+
+def imports(path):
+    """Every module imported at run time, with from-imports spelled out."""
+    skipped = under_type_checking(path)
+    for node in nodes(path):
+        if getattr(node, "lineno", 0) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+
+
+def calls(path):
+    for node in nodes(path):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=room)
+def test_only_the_command_line_prints_exits_or_knows_typer(path):
+    if room(path).startswith("cli/"):
+        return
+    found = {name.split(".")[0] for name in imports(path)} & {"typer", "rich"}
+    assert not found
+    assert not {"print", "sys.exit", "exit", "quit"} & set(calls(path))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=room)
+def test_the_two_verbs_never_meet(path):
+    verb = room(path).split("/")[0]
+    other = {"augment": "edgekit.compress", "compress": "edgekit.augment"}.get(verb)
+    assert not other or not any(name.startswith(other) for name in imports(path))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=room)
+def test_heavy_libraries_come_through_lazy(path):
+    if room(path) == "lazy.py":
+        return
+    allowed = {"compress/quantize/int8.py": {"onnxruntime"}}.get(room(path), set())
+    tree = ast.parse(path.read_text())
+    skipped = under_type_checking(path)
+    top = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom)) and n.lineno not in skipped]
+    names = {a.name.split(".")[0] for n in top if isinstance(n, ast.Import) for a in n.names}
+    names |= {n.module.split(".")[0] for n in top if isinstance(n, ast.ImportFrom) and n.module}
+    assert not (names & HEAVY) - allowed
+
+
+@pytest.mark.parametrize("path", MODULES, ids=room)
+def test_a_method_never_imports_measure_and_measure_never_changes(path):
+    name = room(path)
+    if name.startswith("compress/") and name != "compress/run.py" and not name.startswith("compress/bench"):
+        assert not any(module.startswith("edgekit.measure") for module in imports(path))
+    if name.startswith("measure/"):
+        assert not any(module.startswith("edgekit.compress") for module in imports(path))
+    if name.startswith("report/"):
+        assert not any(module.startswith(("edgekit.measure", "edgekit.compress")) for module in imports(path))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=room)
+def test_one_owner_each(path):
+    name = room(path)
+    text = path.read_text()
+    if name != "data/images.py":
+        assert "imdecode" not in text and "imencode" not in text
+    assert "cv2.imread" not in text and "cv2.imwrite" not in text
+    if name not in ("config.py", "lazy.py"):
+        assert "os.environ" not in text and "getenv" not in text
+    if name != "compress/quantize/int8.py":
+        assert not any(module.startswith("onnxruntime.quantization") for module in imports(path))
+    if name != "graph.py":
+        assert "onnx.load" not in text and "onnx.save" not in text
+    if name != "config.py":
+        assert "tomllib" not in set(imports(path))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=room)
+def test_ops_and_methods_are_pure(path):
+    pure = ("augment/geometry", "augment/photometric", "augment/degrade", "augment/erase", "augment/warp")
+    if not (room(path).startswith(pure) or room(path).startswith(("compress/quantize", "compress/prune"))):
+        return
+    banned = {"os", "time", "random", "datetime", "pathlib", "subprocess"}
+    allowed = {"compress/quantize/int8.py": {"os", "pathlib"}}.get(room(path), set())
+    assert not ({name.split(".")[0] for name in imports(path)} & banned) - allowed
+    assert "np.random.seed" not in path.read_text()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=room)
+def test_modules_keep_to_one_job(path):
+    assert len(path.read_text().splitlines()) <= HARD_LIMIT
+    assert path.stem not in ("utils", "common", "helpers", "base")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=room)
+def test_broad_excepts_are_few(path):
+    allowed = {"cli/app.py": 1, "augment/pool.py": 1, "session.py": 2}
+    broad = [
+        n for n in nodes(path)
+        if isinstance(n, ast.ExceptHandler) and (n.type is None or ast.unparse(n.type) in ("Exception", "BaseException"))
+    ]  # fmt: skip
+    assert len(broad) <= allowed.get(room(path), 0)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["augment", "--help"], ["compress", "--help"], ["augment", "x", "--flp"]])
+def test_help_and_usage_errors_import_nothing_heavy(arguments):
+    code = (
+        "import sys, runpy\n"
+        f"sys.argv = ['edgekit', *{arguments!r}]\n"
+        "try: runpy.run_module('edgekit', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        f"heavy = sorted({HEAVY | {'pydantic'}!r} & set(sys.modules))\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,355 @@
+"""`edgekit augment` from file to file, as a person runs it."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from conftest import picture, rows, save, tree_digest
+
+FLIP = ("--flip", "--rotate", "15")
+
+
+def decode(path):
+    return cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def test_the_main_job(edgekit, pictures):
+    before = tree_digest(pictures)
+    done = edgekit("augment", pictures, *FLIP)
+    assert done.code == 0, done.err
+    out = pictures.with_name("imgs-augmented")
+    made = rows(out / "manifest.jsonl")
+    assert len(made) == 8 * 5
+    for row in made:
+        data = (out / row["file_name"]).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == row["sha256"]
+        assert hashlib.sha256((pictures / row["source"]).read_bytes()).hexdigest() == row["source_sha256"]
+        assert next(iter(row)) == "file_name"
+        assert row["label"] == row["source"].rpartition("/")[0]
+        pixels = decode(out / row["file_name"])
+        if row["variant"]:
+            assert pixels.shape[:2] == (row["height"], row["width"])
+            assert [op["name"] for op in row["ops"]] in (["flip", "rotate"], ["rotate"])
+            angle = row["ops"][-1]
+            assert angle["fields"]["degrees"] == 15
+            assert all(abs(value) <= 15 for value in angle["params"].values() if isinstance(value, float))
+    assert tree_digest(pictures) == before
+    assert (out / "rejected.jsonl").read_text() == ""
+    stamp = json.loads((out / "run.json").read_text())
+    assert stamp["recipe"]["ops"][1] == {"use": "rotate", "degrees": 15.0, **{k: v for k, v in stamp["recipe"]["ops"][1].items() if k not in ("use", "degrees")}}
+    assert stamp["counts"]["variants"] == 32
+    assert "40" not in done.err
+    assert "8 originals, 32 variants" in done.out
+    assert "1 files that are not pictures" in done.out
+
+
+def test_originals_are_byte_for_byte_and_not_linked(edgekit, pictures):
+    edgekit("augment", pictures, *FLIP)
+    out = pictures.with_name("imgs-augmented")
+    for source in pictures.rglob("*.jpg"):
+        copy = out / source.relative_to(pictures)
+        assert copy.read_bytes() == source.read_bytes()
+        assert not copy.samefile(source)
+        assert copy.stat().st_nlink == 1
+
+
+def test_depth_channels_names_and_formats(edgekit, pictures):
+    assert edgekit("augment", pictures, *FLIP, "--no-originals", "-n", "2", "--out", "x").code == 0
+    out = pictures.parent / "x"
+    names = sorted(p.relative_to(out).as_posix() for p in out.rglob("*.*") if p.suffix not in (".json", ".jsonl"))
+    assert "cats/cat0__k01.jpg" in names
+    assert "dogs/moving.gif__k02.png" in names
+    assert "dogs/big/rex__k02.png" in names
+    assert not any(name.endswith("cat0.jpg") for name in names)
+    assert decode(out / "dogs/deep__k01.png").dtype == np.uint16
+    assert decode(out / "dogs/glass__k01.png").shape[2] == 4
+    assert decode(out / "dogs/grey__k01.png").ndim == 2
+    gif = [row for row in rows(out / "manifest.jsonl") if row["source"].endswith(".gif")]
+    assert all(row["warnings"] for row in gif)
+
+
+def test_jpeg_keeps_quality_and_subsampling(edgekit, tmp_path):
+    from edgekit.data.headers import read_header
+
+    for quality, factor in ((60, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420), (92, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)):
+        flags = (cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor)
+        save(tmp_path / "j" / f"q{quality}.jpg", picture(quality), *flags)
+    assert edgekit("augment", "j", *FLIP, "-n", "1").code == 0
+    out = tmp_path / "j-augmented"
+    for quality, sampling in ((60, "4:2:0"), (92, "4:4:4")):
+        header = read_header((out / f"q{quality}__k01.jpg").read_bytes())
+        assert (header.quality, header.subsampling) == (quality, sampling)
+    assert edgekit("augment", "j", *FLIP, "-n", "1", "--quality", "33", "--out", "o33").code == 0
+    assert read_header((tmp_path / "o33" / "q92__k01.jpg").read_bytes()).quality == 33
+
+
+def test_bytes_do_not_depend_on_workers_runs_or_added_pictures(edgekit, pictures):
+    for name, extra in (("w1", ["--workers", "1"]), ("w2", ["--workers", "2"]), ("w3", ["--workers", "3"])):
+        assert edgekit("augment", pictures, *FLIP, "--noise", "0.05", "--out", name, *extra).code == 0
+    root = pictures.parent
+    assert tree_digest(root / "w1") == tree_digest(root / "w2") == tree_digest(root / "w3")
+    save(pictures / "cats" / "added.jpg", picture(99))
+    assert edgekit("augment", pictures, *FLIP, "--noise", "0.05", "--out", "more").code == 0
+    for path in (root / "w1").rglob("*"):
+        if path.is_file() and path.suffix not in (".json", ".jsonl"):
+            assert (root / "more" / path.relative_to(root / "w1")).read_bytes() == path.read_bytes()
+    old = {json.dumps(row) for row in rows(root / "w1" / "manifest.jsonl")}
+    assert old < {json.dumps(row) for row in rows(root / "more" / "manifest.jsonl")}
+
+
+def test_more_copies_keep_the_earlier_ones_and_another_seed_changes_them(edgekit, pictures):
+    edgekit("augment", pictures, *FLIP, "-n", "2", "--out", "two")
+    edgekit("augment", pictures, *FLIP, "-n", "3", "--out", "three")
+    edgekit("augment", pictures, *FLIP, "-n", "2", "--seed", "1", "--out", "other")
+    root = pictures.parent
+    name = "cats/cat1__k02.jpg"
+    assert (root / "two" / name).read_bytes() == (root / "three" / name).read_bytes()
+    assert (root / "two" / name).read_bytes() != (root / "other" / name).read_bytes()
+
+
+def test_the_order_typed_is_the_order_applied(edgekit, pictures):
+    done = edgekit("augment", pictures, "--rotate", "5", "--op", "crop 0.5", "--flip", "--rotate=3", "--dry-run", "--json")
+    assert [op["use"] for op in done.json["recipe"]["ops"]] == ["rotate", "crop", "flip", "rotate"]
+    assert [op.get("degrees") for op in done.json["recipe"]["ops"]] == [5.0, None, None, 3.0]
+
+
+def test_equal_variants_are_left_out_and_counted(edgekit, pictures):
+    done = edgekit("augment", pictures, "--flip", "--json")
+    counts = done.json["counts"]
+    assert counts["variants"] == 8
+    assert counts["left_out"] == 24
+    assert all(row["ops"] for row in rows(pictures.with_name("imgs-augmented") / "manifest.jsonl") if row["variant"])
+
+
+def test_no_two_outputs_share_a_name(edgekit, tmp_path):
+    root = tmp_path / "clash"
+    for name in ("a.gif", "a.gif.png", "a.png", "a__k01.png", "b.jpg", "b.png", "b.jpg.png"):
+        save(root / name, picture(sum(name.encode())))
+    (root / "b.jpg").write_bytes((root / "b.png").read_bytes())
+    assert edgekit("augment", root, *FLIP).code == 0
+    made = rows(tmp_path / "clash-augmented" / "manifest.jsonl")
+    names = [row["file_name"] for row in made]
+    assert len(names) == len(set(names)) == 7 * 5
+    for row in made:
+        data = (tmp_path / "clash-augmented" / row["file_name"]).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == row["sha256"]
+
+
+def test_odd_names(edgekit, tmp_path):
+    root = tmp_path / "odd"
+    root.mkdir()
+    source = save(tmp_path / "p.png", picture(1)).read_bytes()
+    odd = [b"new\nline.png", b'quo"te\'.png', b"bad\xff\xfe.png", b"x" * 251 + b".png", "ünï (1).PNG".encode(), b"-n.png"]
+    for name in odd:
+        with open(os.path.join(os.fsencode(root), name), "wb") as file:  # noqa: PTH118, PTH123
+            file.write(source)
+    done = edgekit("augment", root, *FLIP, "-n", "2")
+    assert done.code == 0, done.err
+    made = rows(tmp_path / "odd-augmented" / "manifest.jsonl")
+    assert len(made) == 3 * len(odd)
+    for row in made:
+        assert os.path.exists(os.path.join(os.fsencode(tmp_path / "odd-augmented"), os.fsencode(row["file_name"])))  # noqa: PTH110, PTH118
+    assert any(row["file_name"].endswith("__k01.PNG") for row in made)
+
+
+def test_exif_orientation_is_applied_once_and_gone_from_variants(edgekit, assets, tmp_path):
+    from edgekit.data.headers import read_header
+
+    root = tmp_path / "exif"
+    root.mkdir()
+    (root / "p6.jpg").write_bytes((assets / "nasty/exif/Portrait_6.jpg").read_bytes())
+    assert edgekit("augment", root, "--brightness", "0.2", "-n", "1").code == 0
+    out = tmp_path / "exif-augmented"
+    before, after = read_header((root / "p6.jpg").read_bytes()), read_header((out / "p6__k01.jpg").read_bytes())
+    assert (before.orientation, after.orientation) == (6, 1)
+    assert (after.width, after.height) == (before.height, before.width)
+    assert (out / "p6.jpg").read_bytes() == (root / "p6.jpg").read_bytes()
+
+
+def test_up_to_date_force_and_foreign_folders(edgekit, pictures):
+    assert edgekit("augment", pictures, *FLIP).code == 0
+    again = edgekit("augment", pictures, *FLIP)
+    assert (again.code, "up to date" in again.out) == (0, True)
+    other = edgekit("augment", pictures, *FLIP, "--seed", "3")
+    assert (other.code, "--force" in other.err) == (2, True)
+    assert edgekit("augment", pictures, *FLIP, "--seed", "3", "--force").code == 0
+    foreign = pictures.parent / "mine"
+    foreign.mkdir()
+    (foreign / "precious.txt").write_text("x")
+    for extra in ([], ["--force"]):
+        done = edgekit("augment", pictures, *FLIP, "--out", foreign, *extra)
+        assert done.code == 2
+        assert (foreign / "precious.txt").exists()
+
+
+def test_a_lost_output_is_not_up_to_date(edgekit, pictures):
+    edgekit("augment", pictures, *FLIP)
+    (pictures.with_name("imgs-augmented") / "cats" / "cat0__k01.jpg").unlink()
+    assert edgekit("augment", pictures, *FLIP).code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what", "how"),
+    [
+        (["nope", "--flip"], "nope: no such folder", "give a folder"),
+        (["imgs"], "no op was given", "edgekit ops"),
+        (["imgs", "--flp"], "no such option: --flp", "did you mean --flip?"),
+        (["imgs", "--rotate", "999"], "rotate: degrees=999 is above 180", "from 0 to 180"),
+        (["imgs", "--rotate", "-5"], "rotate: degrees=-5 is below 0", "from 0 to 180"),
+        (["imgs", "--rotate", "abc"], "rotate: degrees=abc is not a number", "number"),
+        (["imgs", "--op", "rotat 5"], "no such op: rotat", "did you mean rotate?"),
+        (["imgs", "--op", "rotate 5 dgrees=3"], "no such field: dgrees", "degrees"),
+        (["imgs", "--flip", "-n", "0"], "copies=0 is below 1", "from 1 to 9999"),
+        (["imgs", "--flip", "--seed", "x"], "seed=x is not a number", "number"),
+        (["imgs", "--flip", "--out", "imgs/inside"], "lies inside the source", "outside"),
+        (["imgs", "--flip", "--out", "imgs"], "lies inside the source", "outside"),
+        (["imgs/cats", "--flip", "--out", "imgs"], "holds the source", "choose an --out"),
+        (["imgs", "--flip", "--out", "no/such/place"], "no such folder to write into", "mkdir -p"),
+        (["empty", "--flip"], "no pictures in it", "jpg"),
+        (["imgs/notes.txt", "--flip"], "is not a folder", "give a folder"),
+        (["broken", "--flip"], "none of its 1 pictures can be used", "readable"),
+        ([], "SRC is missing", "--help"),
+        (["imgs", "--flip", "--config", "none.toml"], "no such configuration file", "--no-config"),
+    ],
+)
+def test_mistakes(edgekit, pictures, arguments, what, how):
+    root = pictures.parent
+    (root / "empty").mkdir()
+    (root / "broken").mkdir()
+    (root / "broken" / "x.jpg").write_text("<html>")
+    before = tree_digest(root)
+    done = edgekit("augment", *arguments)
+    assert done.code == 2, done.err
+    lines = done.err.strip().splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("error: ") and what in lines[0]
+    assert lines[1].startswith(" hint: ") and how in lines[1]
+    assert done.out == ""
+    assert tree_digest(root) == before
+
+
+def test_errors_are_json_with_json(edgekit, pictures):
+    done = edgekit("augment", "nope", "--flip", "--json")
+    assert done.code == 2
+    assert done.json["error"]["message"] == "nope: no such folder"
+
+
+def test_bad_pictures_are_rows_and_strict_makes_them_exit_1(edgekit, pictures):
+    (pictures / "cats" / "cut.jpg").write_bytes((pictures / "cats" / "cat0.jpg").read_bytes()[:300])
+    (pictures / "cats" / "page.png").write_text("<html></html>")
+    done = edgekit("augment", pictures, *FLIP)
+    assert done.code == 0
+    rejected = rows(pictures.with_name("imgs-augmented") / "rejected.jsonl")
+    assert [row["source"] for row in rejected] == ["cats/cut.jpg", "cats/page.png"]
+    assert all(row["reason"] for row in rejected)
+    assert edgekit("augment", pictures, *FLIP, "--strict").code == 1
+
+
+def test_max_pixels(edgekit, pictures):
+    done = edgekit("augment", pictures, *FLIP, "--max-pixels", "100", "--json")
+    assert done.code == 2
+    save(pictures / "tiny.png", picture(5, height=8, width=8))
+    done = edgekit("augment", pictures, *FLIP, "--max-pixels", "100", "--json")
+    assert (done.code, done.json["counts"]["rejected"]) == (0, 8)
+
+
+def test_dry_run_writes_nothing(edgekit, pictures):
+    before = tree_digest(pictures.parent)
+    done = edgekit("augment", pictures, *FLIP, "--dry-run")
+    assert done.code == 0
+    assert "would write about 40 files" in done.out
+    assert tree_digest(pictures.parent) == before
+
+
+def test_preview_is_a_sheet_of_rows(edgekit, pictures):
+    done = edgekit("augment", pictures, *FLIP, "--preview", "sheet.png", "--dry-run")
+    assert done.code == 0, done.err
+    sheet = decode(pictures.parent / "sheet.png")
+    assert sheet.shape[1] > 5 * 100
+    assert edgekit("augment", pictures, *FLIP, "--preview", "sheet.png", "--dry-run").code == 2
+    assert edgekit("augment", pictures, *FLIP, "--preview", "sheet.png", "--dry-run", "--force").code == 0
+    assert not pictures.with_name("imgs-augmented").exists()
+
+
+def test_config_file_gives_ops(edgekit, pictures):
+    config = '[augment]\nops = ["flip p=1", {use = "rotate", degrees = 5}]\ncopies = 1\n'
+    (pictures.parent / "edgekit.toml").write_text(config)
+    done = edgekit("augment", pictures, "--json")
+    assert done.json["counts"]["variants"] == 8
+    done = edgekit("augment", pictures, "--vflip", "--json", "--out", "v")
+    assert [op["use"] for op in done.json["recipe"]["ops"]] == ["vflip"]
+    (pictures.parent / "edgekit.toml").write_text('[augment]\nops = ["rotate 999"]\n')
+    done = edgekit("augment", pictures)
+    assert "edgekit.toml: augment.ops: rotate: degrees=999" in done.err
+
+
+def _many(root, count=60):
+    for number in range(count):
+        save(root / f"{number:03d}.png", picture(number, 200, 300))
+    return root
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_interruptions_leave_nothing_under_the_name(tmp_path, sent, code):
+    root = _many(tmp_path / "many")
+    command = [sys.executable, "-m", "edgekit", "augment", str(root), *FLIP, "-n", "20"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    stage = tmp_path / ".many-augmented.partial"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (not stage.exists() or sum(1 for _ in stage.iterdir()) < 20):
+        time.sleep(0.01)
+    process.send_signal(sent)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert b"Traceback" not in err
+    assert not (tmp_path / "many-augmented").exists()
+    assert stage.exists() == (sent == signal.SIGKILL)
+    done = subprocess.run([*command[:-1], "1"], capture_output=True)
+    assert done.returncode == 0
+    assert not stage.exists()
+
+
+def test_a_full_disk_leaves_nothing(edgekit, tmp_path):
+    """A small file system when root may mount one; else a limit on the size of a file."""
+    root = _many(tmp_path / "many", 20)
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("no permission to mount a small file system")
+    try:
+        done = edgekit("augment", root, *FLIP, "--out", small / "out", "-n", "9")
+        assert done.code == 2
+        assert "MB are free" in done.err
+        jpegs = tmp_path / "jpegs"
+        for number in range(30):  # JPEG in, JPEG out at a much higher quality: the estimate is too low
+            save(jpegs / f"{number}.jpg", picture(number, 200, 300), cv2.IMWRITE_JPEG_QUALITY, 20)
+        done = edgekit("augment", jpegs, *FLIP, "--quality", "100", "--noise", "0.2", "--out", small / "out")
+        assert done.code == 2
+        assert "disk is full" in done.err
+        assert "Traceback" not in done.err
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def test_an_unwritable_place(edgekit, pictures):
+    done = edgekit("augment", pictures, *FLIP, "--out", "/proc/out")
+    assert done.code == 2
+    assert "cannot be written" in done.err
+
+
+def test_without_opencv_it_says_what_to_do(edgekit, pictures, tmp_path):
+    (tmp_path / "fake" / "cv2").mkdir(parents=True)
+    (tmp_path / "fake" / "cv2" / "__init__.py").write_text("raise ImportError('libGL.so.1: cannot open')")
+    done = edgekit("augment", pictures, *FLIP, env={"PYTHONPATH": str(tmp_path / "fake")})
+    assert done.code == 2
+    assert "cv2 cannot be imported: libGL.so.1" in done.err
+    assert "opencv-python-headless" in done.err
