@@ -29,7 +29,9 @@ def refuse_existing(path: Path, *, force: bool, what: str = "output") -> None:
     if not path.exists() and not path.is_symlink():
         return
     if not force:
-        raise EdgekitError(f"{path}: the {what} exists already", "use --force to replace it, or --out to choose another")
+        raise EdgekitError(
+            f"{path}: the {what} exists already", "use --force to replace it, or --out to choose another"
+        )
     if not made_by_edgekit(path):
         raise EdgekitError(
             f"{path}: exists and was not made by edgekit, so --force does not replace it",

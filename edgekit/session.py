@@ -16,11 +16,18 @@ if TYPE_CHECKING:
     Feed = Mapping[str, np.ndarray]
 
 
-def open_session(model: onnx.ModelProto | bytes | str | Path, *, threads: int = 1, optimized: bool = True) -> Any:
+def open_session(
+    model: onnx.ModelProto | bytes | str | Path,
+    *,
+    threads: int = 1,
+    optimized: bool = True,
+    optimized_to: Path | None = None,
+) -> Any:
     """Open `model` (proto, bytes or path) on the local CPU.
 
     `threads` is the number of intra-op threads; inter-op is always 1 and spinning is off, so that two sessions in one
-    process do not disturb each other. Raises EdgekitError when onnxruntime refuses the model.
+    process do not disturb each other. `optimized_to` is where to write the graph as onnxruntime rewrote it. Raises
+    EdgekitError when onnxruntime refuses the model.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -29,6 +36,8 @@ def open_session(model: onnx.ModelProto | bytes | str | Path, *, threads: int = 
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if optimized_to is not None:
+        options.optimized_model_filepath = str(optimized_to)
     source: Any = model
     if isinstance(model, onnx.ModelProto):
         source = model.SerializeToString()

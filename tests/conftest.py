@@ -37,7 +37,9 @@ def edgekit(tmp_path):
         clean = {k: v for k, v in os.environ.items() if not k.startswith("EDGEKIT_")} | (env or {})
         command = [sys.executable, "-m", "edgekit", *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, cwd=cwd, env=clean, timeout=timeout, **options)
-        return Ran(done.returncode, done.stdout.decode("utf-8", "surrogateescape"), done.stderr.decode("utf-8", "replace"))
+        return Ran(
+            done.returncode, done.stdout.decode("utf-8", "surrogateescape"), done.stderr.decode("utf-8", "replace")
+        )
 
     return run
 

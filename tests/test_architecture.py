@@ -134,7 +134,9 @@ def test_broad_excepts_are_few(path):
     assert len(broad) <= allowed.get(room(path), 0)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["augment", "--help"], ["compress", "--help"], ["augment", "x", "--flp"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["augment", "--help"], ["compress", "--help"], ["augment", "x", "--flp"]]
+)
 def test_help_and_usage_errors_import_nothing_heavy(arguments):
     code = (
         "import sys, runpy\n"

@@ -44,7 +44,11 @@ def test_the_main_job(edgekit, pictures):
     assert tree_digest(pictures) == before
     assert (out / "rejected.jsonl").read_text() == ""
     stamp = json.loads((out / "run.json").read_text())
-    assert stamp["recipe"]["ops"][1] == {"use": "rotate", "degrees": 15.0, **{k: v for k, v in stamp["recipe"]["ops"][1].items() if k not in ("use", "degrees")}}
+    assert stamp["recipe"]["ops"][1] == {
+        "use": "rotate",
+        "degrees": 15.0,
+        **{k: v for k, v in stamp["recipe"]["ops"][1].items() if k not in ("use", "degrees")},
+    }
     assert stamp["counts"]["variants"] == 32
     assert "40" not in done.err
     assert "8 originals, 32 variants" in done.out
@@ -116,7 +120,9 @@ def test_more_copies_keep_the_earlier_ones_and_another_seed_changes_them(edgekit
 
 
 def test_the_order_typed_is_the_order_applied(edgekit, pictures):
-    done = edgekit("augment", pictures, "--rotate", "5", "--op", "crop 0.5", "--flip", "--rotate=3", "--dry-run", "--json")
+    done = edgekit(
+        "augment", pictures, "--rotate", "5", "--op", "crop 0.5", "--flip", "--rotate=3", "--dry-run", "--json"
+    )
     assert [op["use"] for op in done.json["recipe"]["ops"]] == ["rotate", "crop", "flip", "rotate"]
     assert [op.get("degrees") for op in done.json["recipe"]["ops"]] == [5.0, None, None, 3.0]
 
@@ -147,7 +153,14 @@ def test_odd_names(edgekit, tmp_path):
     root = tmp_path / "odd"
     root.mkdir()
     source = save(tmp_path / "p.png", picture(1)).read_bytes()
-    odd = [b"new\nline.png", b'quo"te\'.png', b"bad\xff\xfe.png", b"x" * 251 + b".png", "ünï (1).PNG".encode(), b"-n.png"]
+    odd = [
+        b"new\nline.png",
+        b"quo\"te'.png",
+        b"bad\xff\xfe.png",
+        b"x" * 251 + b".png",
+        "ünï (1).PNG".encode(),
+        b"-n.png",
+    ]
     for name in odd:
         with open(os.path.join(os.fsencode(root), name), "wb") as file:  # noqa: PTH118, PTH123
             file.write(source)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from edgekit.augment.op import OPS, Op
 from edgekit.augment.photometric import full_scale, on_colours
-from edgekit.data import images
 from edgekit.lazy import cv2, np
 from edgekit.spec import option
 
@@ -28,9 +26,9 @@ class noise(Op):
     """Add Gaussian noise, to each channel by itself.
 
     The standard deviation, as a share of full scale, is drawn uniformly from 0 to sigma. The noise itself comes from a
-    drawn seed, so that a replay gives the same bytes: 16 bits of PCG64 a value, each looked up in 65536 quantiles of the
-    normal distribution. numpy promises the raw bits of PCG64 for all its versions, and those of `standard_normal` for
-    none (NEP 19); the table is seven times as fast, too.
+    drawn seed, so that a replay gives the same bytes: 16 bits of PCG64 a value, looked up in 65536 quantiles of the
+    normal distribution. numpy promises the raw bits of PCG64 for all its versions but not those of `standard_normal`
+    (NEP 19), and the table is seven times as fast.
     """
 
     sigma: float = option(0.03, help="largest standard deviation, as a share of full scale", ge=0, le=1)
@@ -108,6 +106,7 @@ class jpeg(Op):
 
     def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
         """Go through the codec in memory."""
+        from edgekit.data import images  # here, because `edgekit --help` needs this module and no codecs
 
         def recode(colours: np.ndarray) -> np.ndarray:
             if colours.dtype == np.uint16:  # 65535 / 255 is 257
@@ -122,6 +121,8 @@ class jpeg(Op):
 @functools.cache
 def _normal_quantiles() -> np.ndarray:
     """Give the middles of 65536 equally likely slices of the normal distribution."""
+    from statistics import NormalDist  # here, because it is slow to import and rarely wanted
+
     inverse = NormalDist().inv_cdf
     return np.array([inverse((slice + 0.5) / 65536) for slice in range(65536)], np.float32)
 

@@ -27,7 +27,9 @@ from edgekit.data.folder import Source
 from edgekit.data.headers import Unreadable
 from edgekit.errors import EdgekitError
 
-CHUNK_BYTES = 1 << 20  # sources are handed out in chunks of about this size, so that small pictures do not cost a trip each
+CHUNK_BYTES = (
+    1 << 20
+)  # sources are handed out in chunks of about this size, so that small pictures do not cost a trip each
 CHUNK_SOURCES = 64
 AHEAD = 4  # chunks under way per worker
 

@@ -28,7 +28,9 @@ def sheet(listing: Listing, recipe: Recipe) -> bytes:
             continue
         rows.append(_row(recipe, Sample(source.key, picture.pixels, source.label)))
     if not rows:
-        raise EdgekitError(f"{listing.root}: none of the pictures tried for the preview can be read", "see the manifest")
+        raise EdgekitError(
+            f"{listing.root}: none of the pictures tried for the preview can be read", "see the manifest"
+        )
     return png(contact_sheet(rows))
 
 
@@ -44,5 +46,7 @@ def _row(recipe: Recipe, source: Sample) -> list[Tile]:
 
 
 def _caption(op: dict[str, Any]) -> str:
-    numbers = [f"{value:.3g}" for key, value in op["params"].items() if isinstance(value, (int, float)) and key != "seed"]
+    numbers = [
+        f"{value:.3g}" for key, value in op["params"].items() if isinstance(value, (int, float)) and key != "seed"
+    ]
     return " ".join([op["name"], *numbers])

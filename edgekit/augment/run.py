@@ -74,7 +74,11 @@ class Result:
 def default_out(source: Path) -> Path:
     """Name the output that goes beside the source: `imgs` -> `imgs-augmented`."""
     resolved = source.resolve()
-    return source.with_name(f"{source.name}-augmented") if source.name else resolved.with_name(f"{resolved.name}-augmented")
+    return (
+        source.with_name(f"{source.name}-augmented")
+        if source.name
+        else resolved.with_name(f"{resolved.name}-augmented")
+    )
 
 
 def check_out(source: Path, out: Path) -> None:
@@ -133,7 +137,13 @@ def up_to_date(listing: Listing, out: Path, recipe: Recipe) -> Counts | None:
 
 
 def run(
-    listing: Listing, out: Path, recipe: Recipe, *, workers: int = 0, strict: bool = False, progress: Progress | None = None
+    listing: Listing,
+    out: Path,
+    recipe: Recipe,
+    *,
+    workers: int = 0,
+    strict: bool = False,
+    progress: Progress | None = None,
 ) -> Result:
     """Write the expanded dataset of `listing` to `out`, staged and renamed at the end.
 

@@ -17,10 +17,8 @@ from edgekit import __version__
 from edgekit.augment.op import OPS
 from edgekit.augment.settings import augment
 from edgekit.cli import listing
-from edgekit.cli.augment import run_augment
-from edgekit.cli.compress import run_compress
 from edgekit.cli.console import Console
-from edgekit.cli.signature import OrderedCommand, command
+from edgekit.cli.signature import OrderedCommand, Typed, command
 from edgekit.compress.method import STEPS
 from edgekit.compress.settings import compress
 from edgekit.errors import EdgekitError
@@ -61,6 +59,18 @@ class Group(TyperGroup):
         return list(self.commands)
 
 
+def _run_augment(source: str, typed: Typed) -> int:
+    from edgekit.cli.augment import run_augment  # each verb loads its own rooms only
+
+    return run_augment(source, typed)
+
+
+def _run_compress(model: str, typed: Typed) -> int:
+    from edgekit.cli.compress import run_compress
+
+    return run_compress(model, typed)
+
+
 def build() -> typer.Typer:
     """Put the commands together."""
     markup: Any = "rich" if sys.stdout.isatty() else None
@@ -82,11 +92,11 @@ def build() -> typer.Typer:
 
     source = ("src", "folder of pictures, flat or with one folder a class")
     app.command("augment", cls=OrderedCommand, help=augment.help() + AUGMENT_EXAMPLES)(
-        command(augment, OPS, source, run_augment)
+        command(augment, OPS, source, _run_augment)
     )
     model = ("model", "the ONNX model")
     app.command("compress", cls=OrderedCommand, help=compress.help() + COMPRESS_EXAMPLES)(
-        command(compress, STEPS, model, run_compress)
+        command(compress, STEPS, model, _run_compress)
     )
     app.command("ops")(listing.ops)
     app.command("steps")(listing.steps)
@@ -107,6 +117,9 @@ def main() -> NoReturn:
         if debug:
             traceback.print_exc()
         console.failed(error)
+        code = 2
+    except usage.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
         code = 2
     except usage.ClickException as error:
         console.failed(_usage_error(error))
@@ -142,7 +155,7 @@ def _usage_error(error: usage.ClickException) -> EdgekitError:
         return EdgekitError(f"no such option: {error.option_name}", f"did you mean {near}?" if near else fallback)
     message = error.format_message().rstrip(".")
     if isinstance(error, usage.MissingParameter) and error.param is not None:
-        message = f"{error.param.make_metavar(context)} is missing" if context else message
+        message = f"{error.param.make_metavar(context).strip('{}')} is missing" if context else message
         message = f"{path}: {message}"
     if message.startswith("No such command"):
         names = context.command.list_commands(context) if context else []

@@ -128,5 +128,7 @@ def _answer(result: line.Result, console: Console) -> int:
         console.answer(f"{name:<10}{text}")
     console.answer("")
     rate = counts.variants / result.seconds if result.seconds else 0.0
-    console.answer(f"wrote {out}/manifest.jsonl (seed {result.recipe.seed}, {result.seconds:.1f} s, {rate:,.0f} variants/s)")
+    console.answer(
+        f"wrote {out}/manifest.jsonl (seed {result.recipe.seed}, {result.seconds:.1f} s, {rate:,.0f} variants/s)"
+    )
     return result.exit_code

@@ -51,7 +51,12 @@ class Console:
         from rich.console import Console as Rich
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+        )
         with Progress(*columns, TimeRemainingColumn(), console=Rich(stderr=True), transient=True) as bar:
             handle = bar.add_task(task, total=None, rate="")
 

@@ -34,13 +34,15 @@ def _list(registry: Registry[Any], as_json: bool) -> None:
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(width=None if Console().is_terminal else WIDTH)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for heading in (registry.kind, "what it does", "fields: default [bounds]"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(Text(heading), overflow="fold")
     for cls in registry:
-        table.add_row(cls.spec_name(), cls.help(), "\n".join(field_text(f) for f in cls.options()) or "-")
+        fields = "\n".join(field_text(f) for f in cls.options()) or "-"
+        table.add_row(*(Text(cell) for cell in (cls.spec_name(), cls.help(), fields)))
     console.print(table)
 
 

@@ -43,12 +43,13 @@ class OrderedCommand(TyperCommand):
         taken: dict[str, int] = {}
         typed: list[tuple[str, Any]] = []
         for parameter in order:
-            value = values.get(parameter.name)
+            name = parameter.name or ""
+            value = values.get(name)
             if isinstance(value, list):
-                position = taken.get(parameter.name, 0)
-                taken[parameter.name] = position + 1
+                position = taken.get(name, 0)
+                taken[name] = position + 1
                 value = value[position]
-            typed.append((parameter.name, value))
+            typed.append((name, value))
         ctx.meta["edgekit.order"] = typed
         return super().parse_args(ctx, args)
 
@@ -136,9 +137,7 @@ def _setting(field: Field, *, flag: str = "", panel: str = "") -> inspect.Parame
         show_default=False,
         hidden=bounds.hidden,
     )
-    return inspect.Parameter(
-        field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, info]
-    )
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, info])
 
 
 def _metavar(field: Field) -> str | None:

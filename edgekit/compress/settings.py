@@ -14,7 +14,7 @@ class compress(Spec):
     )
     only: tuple[str, ...] = option((), help="touch only these nodes: a name, an operator type, a glob", panel="Recipe")
     exclude: tuple[str, ...] = option((), help="leave these nodes alone, written likewise", panel="Recipe")
-    seed: int = option(0, help="seed of every random choice", ge=0, le=2**63 - 1, panel="Recipe")
+    seed: int = option(0, help="seed of every random choice", ge=0, panel="Recipe")
     data: str | None = option(None, help="pictures to report on, labelled by folder or not", metavar="DIR", path=True)
     calib: str | None = option(None, help="pictures to calibrate on", metavar="DIR", path=True)
     feeds: str | None = option(None, help="model inputs ready-made, instead of pictures", metavar="NPZ", path=True)

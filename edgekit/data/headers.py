@@ -16,17 +16,16 @@ from struct import calcsize, error, unpack_from
 from edgekit.errors import EdgekitError
 
 # What OpenCV reads, then what people take for pictures and OpenCV cannot read: counted as rejected, not passed over.
-PICTURE_SUFFIXES = frozenset(
-    (
-        ".jpg .jpeg .jpe .jfif .png .apng .bmp .dib .gif .tif .tiff .webp .avif .avifs .jp2 .j2k .j2c .jpc .jpx .jpf"
-        " .pbm .pgm .ppm .pnm .pxm .pam .pfm .sr .ras .hdr .pic .exr"
-        " .psd .ico .cur .mpo .svg .heic .heif .hif .jxl .jxr .tga .pcx .dds .qoi .icns .eps .xcf .dng .cr2 .cr3 .nef"
-        " .arw .orf .rw2 .raf .pef .srw"
-    ).split()
-)
+PICTURE_SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".avif",
+    ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpx", ".jpf", ".pbm", ".pgm", ".ppm", ".pnm", ".pxm", ".pam", ".pfm",
+    ".sr", ".ras", ".hdr", ".pic", ".exr",
+    ".psd", ".ico", ".cur", ".mpo", ".svg", ".heic", ".heif", ".hif", ".jxl", ".jxr", ".tga", ".pcx", ".dds", ".qoi",
+    ".xcf", ".icns", ".eps", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw",
+))  # fmt: skip
 
 
-class Unreadable(EdgekitError):
+class Unreadable(EdgekitError):  # noqa: N818 (a verdict on the file, not a failure of the program)
     """Refuse a file as a picture; the message is the reason in a short phrase, such as "truncated JPEG"."""
 
 
@@ -34,11 +33,11 @@ class Unreadable(EdgekitError):
 class Header:
     """State what a file says of its picture before a pixel is decoded.
 
-    `format` is decided by content ("jpeg", "png", "tiff", "pnm", "psd", ...). `width` and `height` are pixels as stored,
-    before orientation, and 0 in formats whose pixels edgekit never decodes. `orientation` is EXIF's 1..8, 1 when absent
-    or invalid. `mode` is "grey", "rgb", "rgba", "grey-alpha", "palette", "cmyk", "lab", "bilevel", "float" or "unknown";
-    `depth` counts bits a channel; `frames` exceeds 1 when animated, multi-page or MPO. JPEG only: `quality` (1..100 on
-    libjpeg's scale, the nearest for foreign tables) and `subsampling` ("4:2:0"; None for grey or an unusual one).
+    `format` is decided by content ("jpeg", "png", "pnm", "psd", ...). `width` and `height` are pixels as stored, before
+    orientation, and 0 in formats whose pixels edgekit never decodes. `orientation` is EXIF's 1..8, 1 when absent or
+    invalid. `mode` is "grey", "rgb", "rgba", "grey-alpha", "palette", "cmyk", "lab", "bilevel", "float" or "unknown";
+    `depth` counts bits a channel; `frames` exceeds 1 when animated, multi-page or MPO. Of JPEG only: `quality` (1..100
+    on libjpeg's scale, the nearest for foreign tables) and `subsampling` ("4:2:0"; None for grey or an unusual one).
     """
 
     format: str
@@ -58,51 +57,39 @@ def read_header(data: bytes) -> Header:
 
     Raises Unreadable when `data` is empty, not a picture, or ends within its header.
     """
-    format_ = _sniff(data)
-    reader = _READERS.get(format_)
-    if reader is None:
-        return Header(format_)
+    name = _sniff(data)
+    if name not in _READERS:
+        return Header(name, mode="float", depth=32) if name in ("hdr", "exr", "pfm") else Header(name)
     try:
-        return reader(data)
+        return _READERS[name](data)
     except (error, IndexError):
-        raise Unreadable(f"truncated {format_.upper()}") from None
+        raise Unreadable(f"truncated {name.upper()}") from None
     except (KeyError, ValueError):
-        raise Unreadable(f"corrupt {format_.upper()} header") from None
+        raise Unreadable(f"corrupt {name.upper()} header") from None
 
 
-_MAGIC = (
-    (b"\xff\xd8\xff", "jpeg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"GIF8", "gif"), (b"II*\0", "tiff"), (b"MM\0*", "tiff"),
-    (b"II+\0", "tiff"), (b"MM\0+", "tiff"), (b"\0\0\0\x0cjP  ", "jp2"), (b"\xff\x4f\xff\x51", "j2k"),
-    (b"\x59\xa6\x6a\x95", "sunras"), (b"#?RADIANCE", "hdr"), (b"#?RGBE", "hdr"), (b"v/1\x01", "exr"), (b"8BPS", "psd"),
-    (b"\0\0\1\0", "ico"), (b"\0\0\2\0", "cur"), (b"\xff\x0a", "jxl"), (b"\0\0\0\x0cJXL ", "jxl"), (b"II\xbc", "jxr"),
-    (b"DDS ", "dds"), (b"qoif", "qoi"), (b"icns", "icns"), (b"%!PS", "eps"), (b"%PDF", "pdf"), (b"gimp xcf", "xcf"),
-    (b"FUJIFILMCCD-RAW", "camera raw"), (b"IIRO", "camera raw"), (b"IIU\0", "camera raw"), (b"P7\n", "pam"),
-)  # fmt: skip
-_BMP_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
+_MAGIC = re.compile(
+    rb"(?P<jpeg>\xff\xd8\xff)|(?P<png>\x89PNG\r\n\x1a\n)|(?P<gif>GIF8)|(?P<tiff>II[*+]\0|MM\0[*+])"
+    rb"|(?P<webp>RIFF.{4}WEBP)|(?P<avif>.{4}ftyp.{0,240}?avi[fs])|(?P<heif>.{4}ftyp(?:he|mif1))"
+    rb"|(?P<jp2>\0\0\0\x0cjP  )|(?P<j2k>\xff\x4f\xff\x51)|(?P<bmp>BM.{12}[\x0c(48@l|]\0\0\0)|(?P<pnm>P[1-6][\s#])"
+    rb"|(?P<sunras>\x59\xa6\x6a\x95)|(?P<pfm>P[Ff]\s)|(?P<hdr>#\?RADIANCE|#\?RGBE)|(?P<exr>v/1\x01)|(?P<pam>P7\n)"
+    rb"|(?P<psd>8BPS)|(?P<ico>\0\0[\1\2]\0[^\0])|(?P<jxl>\xff\x0a|\0\0\0\x0cJXL )|(?P<jxr>II\xbc)|(?P<dds>DDS )"
+    rb"|(?P<qoi>qoif)|(?P<icns>icns)|(?P<eps>%!PS)|(?P<pdf>%PDF)|(?P<camera_raw>FUJIFILMCCD-RAW|IIRO|IIU\0|.{4}ftypcrx)"
+    rb"|(?P<svg>\s*<(?:svg|(?:\?xml|!--|!doctype svg).{0,4000}?<svg))"
+    rb"|(?P<HTML>\s*<(?i:!doctype html|html|head|body|!--))|(?P<video>.{4}ftyp)",
+    re.DOTALL,
+)
 
 
 def _sniff(data: bytes) -> str:
-    for magic, name in _MAGIC:
-        if data.startswith(magic):
-            return name
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    if data[4:8] == b"ftyp":
-        return _bmff_brand(data)
-    if data[:2] == b"BM" and len(data) > 18 and unpack_from("<I", data, 14)[0] in _BMP_HEADER_SIZES:
-        return "bmp"
-    if re.match(rb"P[1-6][\s#]", data):
-        return "pnm"
-    if re.match(rb"P[Ff]\s", data):
-        return "pfm"
+    match = _MAGIC.match(data[:8192].removeprefix(b"\xef\xbb\xbf"))
     if not data:
         raise Unreadable("empty file")
-    text = data[:2048].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<?xml", b"<svg", b"<!--", b"<!doctype svg")) and b"<svg" in text:
-        return "svg"
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<!--")):
-        raise Unreadable("not a picture (HTML)")
-    raise Unreadable("not a picture (all zero bytes)" if not data.strip(b"\0") else "not a picture")
+    if match is None or match.lastgroup is None:
+        raise Unreadable("not a picture" if data.strip(b"\0") else "not a picture (all zero bytes)")
+    if match.lastgroup in ("HTML", "video"):
+        raise Unreadable(f"not a picture ({match.lastgroup})")
+    return match.lastgroup.replace("_", " ")
 
 
 # ---- TIFF structure, shared by TIFF files, EXIF blocks and MPO's index
@@ -138,17 +125,19 @@ def tiff_values(data: bytes, fields: dict[int, tuple[str, int, int]], tag: int, 
     return unpack_from(f"{code[0]}{min(number, 16)}{code[1]}", data, where) if number else (default,)
 
 
+def _orientation(data: bytes, fields: dict[int, tuple[str, int, int]]) -> int:
+    value = tiff_values(data, fields, 274, 1)[0]
+    return value if 1 <= value <= 8 else 1
+
+
 def _exif_orientation(block: bytes) -> int:
     block = block.removeprefix(b"Exif\0\0")
     with suppress(error):
-        if block[:4] in (b"II*\0", b"MM\0*"):
-            value = tiff_values(block, tiff_directory(block)[0], 274, 1)[0]
-            return value if 1 <= value <= 8 else 1
+        return _orientation(block, tiff_directory(block)[0]) if block[:4] in (b"II*\0", b"MM\0*") else 1
     return 1
 
 
 _TIFF_MODES = {0: "grey", 1: "grey", 2: "rgb", 3: "palette", 4: "bilevel", 5: "cmyk", 6: "rgb", 8: "lab", 9: "lab"}
-_TIFF_LOSSLESS = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)
 
 
 def _tiff(data: bytes) -> Header:
@@ -158,47 +147,32 @@ def _tiff(data: bytes) -> Header:
     if thumbnail or 50706 in fields or data[8:10] == b"CR":
         return Header("camera raw")
     offsets = {0}
-    while following not in offsets and len(offsets) < 10_000:
-        offsets.add(following)
-        try:
+    with suppress(error):
+        while following not in offsets and len(offsets) < 10_000:
+            offsets.add(following)
             _, following = tiff_directory(data, following)
-        except error:
-            break
     (width,), (height,) = tiff_values(data, fields, 256, 0), tiff_values(data, fields, 257, 0)
     depth, samples = max(tiff_values(data, fields, 258, 1)), tiff_values(data, fields, 277, 1)[0]
     mode = _TIFF_MODES.get(tiff_values(data, fields, 262, 1)[0], "unknown")
+    mode = {("grey", 2): "grey-alpha", ("rgb", 4): "rgba"}.get((mode, samples), mode)
     if tiff_values(data, fields, 339, 1)[0] == 3:
         mode = "float"
-    elif mode == "grey" and samples == 1 and depth == 1:
+    elif (mode, depth) == ("grey", 1):
         mode = "bilevel"
-    else:
-        mode = {("grey", 2): "grey-alpha", ("rgb", 4): "rgba"}.get((mode, samples), mode)
-    return Header(
-        "tiff",
-        width,
-        height,
-        _exif_orientation(data) if data[2:4] in (b"*\0", b"\0*") else 1,
-        mode,
-        depth,
-        max(1, len(offsets)),
-        lossless=tiff_values(data, fields, 259, 1)[0] in _TIFF_LOSSLESS,
-    )
+    lossless = tiff_values(data, fields, 259, 1)[0] in (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)
+    return Header("tiff", width, height, _orientation(data, fields), mode, depth, len(offsets), lossless=lossless)
 
 
 # ---- JPEG
 
 # The tables of T.81 Annex K in zigzag order, as files carry them; libjpeg scales these two by its quality.
-_LUMA = tuple(bytes.fromhex("100b0c0e0c0a100e0d0e1211101318281a181616183123251d283a333d3c3933383740485c4e404457453738506d51575f62676867"
-                            "3e4d71797064785c656763"))  # fmt: skip
+_LUMA = tuple(bytes.fromhex(
+    "100b0c0e0c0a100e0d0e1211101318281a181616183123251d283a333d3c3933383740485c4e404457453738506d51575f626768673e4d71797064785c"
+    "656763"))  # fmt: skip
 _CHROMA = (17, 18, 18, 24, 21, 24, 47, 26, 26, 47, 99, 66, 56, 66, *[99] * 50)
-_SUBSAMPLING: dict[tuple[float, float], str] = {
-    (1, 1): "4:4:4",
-    (2, 1): "4:2:2",
-    (2, 2): "4:2:0",
-    (1, 2): "4:4:0",
-    (4, 1): "4:1:1",
-}
-_STANDALONE = frozenset((0x00, 0x01, *range(0xD0, 0xD9)))
+# Sampling factors of luma and both chromas, one hexadecimal digit across, one down.
+_SUBSAMPLING = {"111111": "4:4:4", "222222": "4:4:4", "211111": "4:2:2", "221212": "4:2:2", "221111": "4:2:0",
+                "121111": "4:4:0", "222121": "4:4:0", "411111": "4:1:1"}  # fmt: skip
 
 
 @lru_cache(maxsize=1024)
@@ -211,12 +185,6 @@ def _jpeg_quality(luma: tuple[int, ...], chroma: tuple[int, ...]) -> int:
     return min(range(1, 101), key=distance)
 
 
-def _jpeg_subsampling(factors: bytes) -> str | None:
-    if len(factors) < 3 or factors[1] != factors[2] or not (factors[1] & 15 and factors[1] >> 4):
-        return None
-    return _SUBSAMPLING.get(((factors[0] >> 4) / (factors[1] >> 4), (factors[0] & 15) / (factors[1] & 15)))
-
-
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Walk the segments up to the first scan (SOS): marker, start and end of its body.
 
@@ -225,8 +193,10 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     position, marker = 2, 0
     while marker != 0xDA:
         position = data.find(b"\xff", position)
-        marker = data[position + 1] if position > 0 else b""[0]
-        if marker == 0xFF or marker in _STANDALONE:
+        if position < 0:
+            raise IndexError
+        marker = data[position + 1]
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:  # filling, or no segment
             position += 1 if marker == 0xFF else 2
             continue
         end = position + 2 + (data[position + 2] << 8 | data[position + 3])
@@ -238,12 +208,11 @@ def _jpeg(data: bytes) -> Header:
     tables: dict[int, tuple[int, ...]] = {}
     orientation, frames, frame, sof = 0, 1, b"", 0
     for marker, start, end in jpeg_segments(data):
-        if marker == 0xDB:
-            while start < end:
-                wide = data[start] >> 4
-                tables[data[start] & 15] = unpack_from(">64H" if wide else ">64B", data, start + 1)
-                start += 129 if wide else 65
-        elif marker == 0xE1 and not orientation and data[start : start + 6] == b"Exif\0\0":
+        while marker == 0xDB and start < end:
+            wide = data[start] >> 4
+            tables[data[start] & 15] = unpack_from(">64H" if wide else ">64B", data, start + 1)
+            start += 129 if wide else 65
+        if marker == 0xE1 and not orientation and data[start : start + 6] == b"Exif\0\0":
             orientation = _exif_orientation(data[start:end])
         elif marker == 0xE2 and data[start : start + 4] == b"MPF\0":
             with suppress(error):
@@ -255,11 +224,9 @@ def _jpeg(data: bytes) -> Header:
     used = [tables[frame[8 + 3 * i]] for i in range(min(count, 2)) if frame[8 + 3 * i] in tables]
     mode = {1: "grey", 3: "rgb", 4: "cmyk"}.get(count, "unknown")
     quality = _jpeg_quality(used[0], used[1] if len(used) > 1 else ()) if used else None
-    sampling = _jpeg_subsampling(frame[7 : 6 + 3 * count : 3])
+    sampling = _SUBSAMPLING.get(frame[7:15:3].hex())
     return Header("jpeg", width, height, orientation or 1, mode, depth, frames, quality, sampling, sof in (0xC3, 0xCB))
 
-
-# ---- PNG and GIF
 
 _PNG_MODES = {0: "grey", 2: "rgb", 3: "palette", 4: "grey-alpha", 6: "rgba"}
 
@@ -293,8 +260,7 @@ def _png(data: bytes) -> Header:
             (frames,) = unpack_from(">I", data, start)
         elif kind == b"tRNS":
             mode = {"bilevel": "grey-alpha", "grey": "grey-alpha", "rgb": "rgba"}.get(mode, mode)
-    orientation = orientation or text_orientation
-    return Header("png", width, height, orientation, mode, depth, max(1, frames), lossless=True)
+    return Header("png", width, height, orientation or text_orientation, mode, depth, max(1, frames), lossless=True)
 
 
 def _gif(data: bytes) -> Header:
@@ -303,7 +269,7 @@ def _gif(data: bytes) -> Header:
     while position < len(data) and data[position] in b"\x21\x2c":
         if data[position] == 0x2C:
             frames += 1
-            left, top, across, down, flags = unpack_from("<4HB", data.ljust(position + 10), position + 1)
+            left, top, across, down, flags = unpack_from("<4HB", data, position + 1)
             width, height = max(width, left + across), max(height, top + down)
             position += 11 + (3 << (flags & 7) + 1 if flags & 128 else 0)
         else:
@@ -314,75 +280,52 @@ def _gif(data: bytes) -> Header:
     return Header("gif", width, height, mode="palette", frames=max(1, frames), lossless=True)
 
 
-# ---- WebP, AVIF and JPEG 2000: boxes
-
-
 def _webp(data: bytes) -> Header:
-    width = height = frames = 0
-    orientation, alpha, lossless, position = 1, False, False, 12
+    sizes, frames, orientation, alpha, lossless, position = [], 0, 1, False, False, 12
     while position + 8 <= len(data):
         kind, size = unpack_from("<4sI", data, position)
         start, position = position + 8, position + 8 + size + (size & 1)
         if kind == b"VP8X":
-            flags, *canvas = unpack_from("<I6B", data, start)
-            width, height = (1 + (canvas[i] | canvas[i + 1] << 8 | canvas[i + 2] << 16) for i in (0, 3))
-            alpha = bool(flags & 16)
+            canvas, alpha = data[start + 4 : start + 10], bool(data[start] & 16)
+            sizes.append((1 + int.from_bytes(canvas[:3], "little"), 1 + int.from_bytes(canvas[3:], "little")))
         elif kind == b"ANMF":
             frames, position = frames + 1, start + 16  # the picture's own chunks lie within
-        elif kind == b"VP8 " and data[start + 3 : start + 6] == b"\x9d\x01\x2a":
-            size_ = unpack_from("<HH", data, start + 6)
-            width, height = max(width, size_[0] & 0x3FFF), max(height, size_[1] & 0x3FFF)
+        elif kind == b"VP8 ":
+            across, down = unpack_from("<HH", data, start + 6)
+            sizes.append((across & 0x3FFF, down & 0x3FFF))
         elif kind == b"VP8L":
             (bits,) = unpack_from("<I", data, start + 1)
-            width, height = max(width, (bits & 0x3FFF) + 1), max(height, (bits >> 14 & 0x3FFF) + 1)
+            sizes.append(((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1))
             alpha, lossless = alpha or bool(bits >> 28 & 1), True
         elif kind == b"EXIF":
             orientation = _exif_orientation(data[start : start + size])
-    if not width:
-        raise IndexError
+    width, height = (max(side) for side in zip(*sizes, strict=True))
     mode = "rgba" if alpha else "rgb"
     return Header("webp", width, height, orientation, mode, frames=max(1, frames), lossless=lossless)
 
 
 def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     while start + 8 <= end:
-        size, kind = unpack_from(">I4s", data, start)
-        body = start + (16 if size == 1 else 8)
-        if size == 1:
-            (size,) = unpack_from(">Q", data, start + 8)
-        stop = min(start + size, end) if size else end
+        size, kind, wide = *unpack_from(">I4s", data, start), int.from_bytes(data[start + 8 : start + 16], "big")
+        body, stop = (start + 16, start + wide) if size == 1 else (start + 8, start + size if size else end)
         if stop < body:
             return
-        yield kind, body, stop
+        yield kind, body, min(stop, end)
         start = stop
 
 
-def _box(data: bytes, path: bytes, start: int = 0, end: int | None = None) -> tuple[int, int]:
-    """Find the first box on `path` ("metaiprpipco"); (0, 0) when there is none."""
-    stop = len(data) if end is None else end
-    for kind, body, box_end in _boxes(data, start, stop):
+def _box(data: bytes, path: bytes, start: int = 0, end: int = 1 << 62) -> tuple[int, int]:
+    # The first box on the path ("metaiprpipco"); (0, 0) when there is none.
+    for kind, body, stop in _boxes(data, start, min(end, len(data))):
         if kind == path[:4]:
             body += 4 if kind == b"meta" else 0  # a "full" box: version and flags come first
-            return (body, box_end) if len(path) == 4 else _box(data, path[4:], body, box_end)
+            return _box(data, path[4:], body, stop) if path[4:] else (body, stop)
     return 0, 0
 
 
-def _bmff_brand(data: bytes) -> str:
-    brands = data[8 : max(16, min(int.from_bytes(data[:4], "big"), 256))]
-    for brand, name in (
-        (b"avi", "avif"),
-        (b"hei", "heic"),
-        (b"hev", "heic"),
-        (b"mif1", "heif"),
-        (b"crx", "camera raw"),
-    ):
-        if brand in brands:
-            return name
-    raise Unreadable("not a picture (video or audio)")
-
-
 # irot (quarter turns anticlockwise) then imir (0: top and bottom change places, 1: left and right), in EXIF's numbers.
-_BMFF_ORIENTATIONS = dict(zip(((a, m) for a in range(4) for m in (-1, 0, 1)), (1, 4, 2, 8, 5, 7, 3, 2, 4, 6, 7, 5)))
+_TURNS = [(turned, mirrored) for turned in range(4) for mirrored in (-1, 0, 1)]
+_BMFF_ORIENTATIONS = dict(zip(_TURNS, (1, 4, 2, 8, 5, 7, 3, 2, 4, 6, 7, 5), strict=True))
 
 
 def _avif(data: bytes) -> Header:
@@ -396,12 +339,9 @@ def _avif(data: bytes) -> Header:
     channels, depth = unpack_from("BB", data, first[b"pixi"] + 4) if b"pixi" in first else (3, 8)
     alpha = any(kind == b"auxC" and b"alpha" in data[start:end] for kind, start, end in properties)
     mode = ("grey" if channels == 1 else "rgb") + ({1: "-alpha", 3: "a"}.get(channels, "") if alpha else "")
-    sizes, _ = _box(data, b"moovtrakmdiaminfstblstsz")
-    frames = unpack_from(">I", data, sizes + 8)[0] if sizes else 1
+    samples, _ = _box(data, b"moovtrakmdiaminfstblstsz")
+    frames = unpack_from(">I", data, samples + 8)[0] if samples else 1
     return Header("avif", width, height, _BMFF_ORIENTATIONS[turned, mirrored], mode, depth, max(1, frames))
-
-
-_JP2_MODES = {1: "grey", 2: "grey-alpha", 3: "rgb", 4: "rgba"}
 
 
 def _jp2(data: bytes) -> Header:
@@ -410,12 +350,8 @@ def _jp2(data: bytes) -> Header:
     # The codestream's own size (SIZ), for that is what gets allocated; the box around it may say something else.
     right, bottom, left, top = unpack_from(">4I", data, start + 8)
     channels, depth = unpack_from(">HB", data, start + 40)
-    palette = not raw and _box(data, b"jp2hpclr")[0]
-    mode = "palette" if palette else _JP2_MODES.get(channels, "unknown")
+    mode = {1: "grey", 2: "grey-alpha", 3: "rgb", 4: "rgba"}.get(channels, "unknown")
     return Header("j2k" if raw else "jp2", right - left, bottom - top, mode=mode, depth=(depth & 127) + 1)
-
-
-# ---- Uncompressed formats
 
 
 def _bmp(data: bytes) -> Header:
@@ -429,7 +365,7 @@ def _bmp(data: bytes) -> Header:
         mode = "palette" if not grey else "bilevel" if depth == 1 else "grey"
     elif packing in (3, 6) and (size >= 56 or packing == 6) and unpack_from("<I", data, 66)[0]:
         mode = "rgba"
-    return Header("bmp", width, abs(height), mode=mode, depth=depth if depth < 8 else 8, lossless=True)
+    return Header("bmp", width, abs(height), mode=mode, depth=5 if depth == 16 else min(depth, 8), lossless=True)
 
 
 _PNM_GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
@@ -442,7 +378,7 @@ def pnm_fields(data: bytes) -> tuple[int, int, int, int]:
     if match is None:
         raise ValueError
     kind, width, height, top = (int(part or 0) for part in match.groups())
-    return kind, width, height, 1 if kind in (1, 4) else top
+    return kind, width, height, 1 if kind % 3 == 1 else top
 
 
 def _pnm(data: bytes) -> Header:
@@ -451,21 +387,13 @@ def _pnm(data: bytes) -> Header:
     return Header("pnm", width, height, mode=mode, depth=1 if kind % 3 == 1 else 8 if top < 256 else 16, lossless=True)
 
 
-def _pam(data: bytes) -> Header:
-    fields = dict(line.split(None, 1) for line in data[:1024].split(b"ENDHDR")[0].split(b"\n") if line.count(b" ") == 1)
-    width, height, channels, top = (int(fields[key]) for key in (b"WIDTH", b"HEIGHT", b"DEPTH", b"MAXVAL"))
-    depth = 1 if top == 1 else 8 if top < 256 else 16
-    return Header("pam", width, height, mode=_JP2_MODES.get(channels, "unknown"), depth=depth, lossless=True)
-
-
 def _sunras(data: bytes) -> Header:
     width, height, depth, _, _, palette = unpack_from(">6I", data, 4)
-    mode = {1: "bilevel", 8: "palette" if palette else "grey"}.get(depth, "rgb")
+    mode = {1: "bilevel", 8: "palette" if palette else "grey", 24: "rgb"}[depth]  # of 32 the order is in dispute
     return Header("sunras", width, height, mode=mode, depth=min(depth, 8), lossless=True)
 
 
 _READERS: dict[str, Callable[[bytes], Header]] = {
-    **{"jpeg": _jpeg, "png": _png, "gif": _gif, "tiff": _tiff, "webp": _webp, "avif": _avif, "jp2": _jp2, "j2k": _jp2},
-    **{"bmp": _bmp, "pnm": _pnm, "pam": _pam, "sunras": _sunras},
-    **{name: lambda _, name=name: Header(name, mode="float", depth=32) for name in ("hdr", "exr", "pfm")},
-}
+    "jpeg": _jpeg, "png": _png, "gif": _gif, "tiff": _tiff, "webp": _webp, "avif": _avif, "jp2": _jp2, "j2k": _jp2,
+    "bmp": _bmp, "pnm": _pnm, "sunras": _sunras
+}  # fmt: skip

@@ -10,7 +10,7 @@ import re
 import tempfile
 import threading
 from dataclasses import dataclass
-from struct import pack, pack_into
+from struct import error, pack, pack_into
 from typing import TYPE_CHECKING
 
 from edgekit.data.headers import (
@@ -71,8 +71,7 @@ def decode(data: bytes, max_pixels: int = 100_000_000) -> Picture:
         raise Unreadable(f"{_damage(data, header)} {_name(header.format)}")
     if pixels.dtype not in (np.uint8, np.uint16):
         raise Unreadable(f"{pixels.dtype} pixels")
-    pixels = _full_range(pixels, _white(data, header))
-    pixels = _upright(_channels(pixels, header), header.orientation)
+    pixels = _upright(_channels(_full_range(pixels, data, header), header), header.orientation)
     return Picture(pixels, header, (*warnings, *_conversions(pixels, header)))
 
 
@@ -153,7 +152,6 @@ _WRITABLE: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
     "bmp": (".bmp", (1, 3, 4), (8,)),
     "jp2": (".jp2", (1, 3, 4), (8, 16)),
     "pnm": (".pnm", (1, 3), (8, 16)),
-    "pam": (".pam", (1, 3), (8,)),
     "sunras": (".sr", (1, 3), (8,)),
 }
 _SUFFIX_FORMATS = {
@@ -162,15 +160,14 @@ _SUFFIX_FORMATS = {
     **dict.fromkeys((".png", ".apng"), "png"),
     **dict.fromkeys((".bmp", ".dib"), "bmp"),
     **dict.fromkeys((".sr", ".ras"), "sunras"),
-    **{"." + name: name for name in ("webp", "avif", "jp2", "pnm", "pam", "mpo")},
+    **{"." + name: name for name in ("webp", "avif", "jp2", "pnm", "mpo")},
 }
 _SAMPLING_FLAGS = {"4:4:4": 0x111111, "4:2:2": 0x211111, "4:2:0": 0x221111, "4:4:0": 0x121111, "4:1:1": 0x411111}
-_NAMES = {"webp": "WebP", "jp2": "JPEG 2000", "j2k": "a JPEG 2000 codestream", "sunras": "Sun raster"}
 _DECODED = {*_WRITABLE, "gif", "j2k"}
 
 
 def _name(format: str) -> str:
-    return _NAMES.get(format, format if " " in format else format.upper())
+    return format if " " in format else format.upper()
 
 
 def _refuse(header: Header, max_pixels: int) -> None:
@@ -245,8 +242,7 @@ def _judge(noise: str, name: str, warnings: list[str]) -> None:
 
 
 def _decode_jpeg(data: bytes, header: Header, warnings: list[str]) -> numpy.ndarray | None:
-    colour = header.mode in ("rgb", "cmyk")
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION if colour else cv2.IMREAD_UNCHANGED
+    flags = cv2.IMREAD_UNCHANGED if header.mode == "grey" else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     pixels, noise = _decode_captured(data, flags)
     if pixels is None and data[-2:] != b"\xff\xd9" and _has_one_scan(data):
         # Only the end marker may be missing: with one put there, libjpeg says when pixels are missing too.
@@ -265,16 +261,18 @@ def _has_one_scan(data: bytes) -> bool:
         if marker in (0xC0, 0xC1):
             channels = data[start + 5]
         elif marker == 0xDA:
-            return data[start] == channels
+            return data[start : start + 1] == bytes([channels])
     return False
 
 
 def _decode_tiff(data: bytes, header: Header) -> numpy.ndarray | None:
     fields, _ = tiff_directory(data)
-    photometric, samples, planes, tile_width, tile_height, extra, kind = (
-        tiff_values(data, fields, tag, default)[0]
-        for tag, default in ((262, 1), (277, 1), (284, 1), (322, 0), (323, 0), (338, 0), (339, 1))
-    )
+    asked = ((262, 1), (277, 1), (284, 1), (322, 0), (323, 0), (338, 0), (339, 1))
+    try:
+        values = [tiff_values(data, fields, tag, default)[0] for tag, default in asked]
+    except error:
+        raise Unreadable("corrupt TIFF header") from None
+    photometric, samples, planes, tile_width, tile_height, extra, kind = values
     deep = header.depth > 8
     if kind == 2:
         raise Unreadable("signed integer pixels")
@@ -294,7 +292,9 @@ def _decode_tiff(data: bytes, header: Header) -> numpy.ndarray | None:
     copy = bytearray(data) if mended else data
     for tag, value in mended.items():
         pack_into(fields[tag][0], copy, fields[tag][2], value)
-    pixels = _imdecode(copy, cv2.IMREAD_UNCHANGED)
+    # Asked for unchanged pixels, OpenCV makes a palette of two colours grey.
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION if header.mode == "palette" else cv2.IMREAD_UNCHANGED
+    pixels = _imdecode(copy, flags)
     if pixels is not None and header.mode == "lab":
         # CIELab has signed a and b, ICCLab (9) unsigned ones, as OpenCV.
         signs = np.array([128, 128, 0] if photometric == 8 else [0, 0, 0], np.uint8)
@@ -319,35 +319,32 @@ def _damage(data: bytes, header: Header) -> str:
 # ---- decoded pixels -> edgekit's pixels
 
 
-def _white(data: bytes, header: Header) -> int:
-    """Tell the value of white in what OpenCV returns."""
-    depth = header.depth
-    if header.format == "pnm":
-        return 255 if header.mode == "bilevel" else max(1, pnm_fields(data)[3])
-    if header.format == "bmp" and depth == 5:
-        return 0xF8
-    if not 8 < depth < 16:
-        return 255 if depth <= 8 else 65535
-    return (1 << depth) - 1 << (16 - depth if header.format == "tiff" else 0)
-
-
-def _full_range(pixels: numpy.ndarray, white: int) -> numpy.ndarray:
-    full = int(np.iinfo(pixels.dtype).max)
+def _full_range(pixels: numpy.ndarray, data: bytes, header: Header) -> numpy.ndarray:
+    full = white = int(np.iinfo(pixels.dtype).max)
+    if header.format == "pnm" and header.mode != "bilevel":
+        white = max(1, pnm_fields(data)[3])
+    elif 8 < header.depth < 16:
+        white = (1 << header.depth) - 1 << (16 - header.depth if header.format == "tiff" else 0)
+    elif (header.format, header.depth) == ("bmp", 5):
+        white = 0xF8
     if white == full:
         return pixels
-    scaled: numpy.ndarray = np.minimum((pixels.astype(np.uint32) * full + white // 2) // white, full)
-    return scaled.astype(pixels.dtype)
+    scaled = (pixels.astype(np.uint32) * np.uint32(full) + white // 2) // white
+    filled: numpy.ndarray = np.minimum(scaled, full).astype(pixels.dtype)
+    return filled
 
 
 def _channels(pixels: numpy.ndarray, header: Header) -> numpy.ndarray:
-    count = 1 if pixels.ndim == 2 else pixels.shape[2]
-    if count == 4:
+    conversion = None
+    if pixels.ndim == 2:
+        conversion = cv2.COLOR_GRAY2RGB if header.mode in ("bilevel", "palette") else None
+    elif pixels.shape[2] == 4:
         # Alpha that the file does not have: CMYK of TIFF, masks of BMP, the unused transparency of animated GIF.
         opaque = header.mode in ("rgb", "cmyk") or (header.format == "gif" and pixels[..., 3].min() == 255)
-        return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB if opaque else cv2.COLOR_BGRA2RGBA)
-    if count == 3:
-        return pixels if header.format == "jpeg" else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB) if header.mode in ("bilevel", "palette") else pixels
+        conversion = cv2.COLOR_BGRA2RGB if opaque else cv2.COLOR_BGRA2RGBA
+    elif header.format != "jpeg":
+        conversion = cv2.COLOR_BGR2RGB
+    return pixels if conversion is None else cv2.cvtColor(pixels, conversion)
 
 
 _FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}

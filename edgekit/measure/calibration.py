@@ -1,24 +1,27 @@
-"""Calibration: a stream of model inputs that can be gone through again and again, and says where it comes from."""
+"""What a model takes, and Calibration: a stream of its inputs that can be gone through again and again."""
 
 from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from edgekit import graph
 from edgekit.data.images import decode
 from edgekit.errors import EdgekitError
 from edgekit.lazy import np
 from edgekit.measure import synthetic
+from edgekit.measure.preprocess import CHANNELS, DTYPES
 from edgekit.spec import nearest
 
 if TYPE_CHECKING:
     from numpy import ndarray
+    from onnx import ModelProto
 
     from edgekit.data.folder import Source
     from edgekit.graph import Input
@@ -27,13 +30,70 @@ if TYPE_CHECKING:
 
     Feed = Mapping[str, ndarray]
 
+FEEDS = "give its inputs ready-made, one array for each: --feeds inputs.npz"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The model's picture input; height and width are None where the graph leaves them open."""
+
+    name: str
+    layout: str
+    size: tuple[int | None, int | None]
+    channels: int
+    dtype: str
+    batch: int
+
+
+def picture_input(model: ModelProto, supplied: Collection[str] = (), layout: str | None = None) -> Target:
+    """Find the one input that takes pictures, `supplied` ones apart; raise EdgekitError when there is no such input.
+
+    A picture has 3 or 4 axes, 1, 3 or 4 channels (no such axis: grey), and a type in preprocess.DTYPES. Where the shape
+    does not say which axis holds the channels, the way to the first convolution does.
+    """
+    entries = [entry for entry in graph.inputs(model) if entry.name not in supplied]
+    shown = ", ".join(f"{entry.name} {entry.dtype} {_joined(entry.shape)}" for entry in entries)
+    if len(entries) != 1:
+        raise EdgekitError(f"the model has {len(entries)} inputs ({shown}): pictures alone do not feed it", FEEDS)
+    entry = entries[0]
+    shape = tuple(side if isinstance(side, int) and side > 0 else None for side in entry.shape)
+    layer = synthetic.first_layer(model, entry.name)
+    layout = layout or _layout(shape, layer.axes[1] if layer and layer.axes else None)
+    if layout is None or len(layout) != len(shape) or entry.dtype not in DTYPES:
+        raise EdgekitError(f"the model's input is not a picture: {shown}", FEEDS)
+    sides = dict(zip(layout, shape, strict=True))
+    channels = (sides["C"] or (layer.channels if layer else None) or 3) if "C" in sides else 1
+    if channels not in CHANNELS.values():
+        raise EdgekitError(f"the model's input has {channels} channels ({layout}): {shown}", FEEDS)
+    return Target(entry.name, layout, (sides["H"], sides["W"]), channels, entry.dtype, sides.get("N") or 1)
+
+
+def _layout(shape: Sequence[int | None], axis: int | None) -> str | None:
+    """Name the axes of an input, `axis` being that of the channels as far as the graph shows it."""
+    counts = tuple(CHANNELS.values())
+    if len(shape) == 3:
+        square = shape[1] is not None and shape[1] == shape[2]
+        return "CHW" if shape[0] == 3 else "HWC" if shape[0] and shape[2] in counts else "NHW" if square else None
+    if len(shape) != 4:
+        return None
+    first, last = shape[1] in counts, shape[3] in counts
+    if first != last:
+        return "NCHW" if first else "NHWC"
+    if not first and None not in (shape[1], shape[3]):
+        return None
+    return {1: "NCHW", 3: "NHWC"}.get(axis or 0, "NCHW" if first else None)
+
+
+def _joined(shape: Sequence[int | str | None]) -> str:
+    return "x".join("?" if side is None else str(side) for side in shape)
+
 
 class Calibration:
     """Feeds (input name -> array of batch 1, or of the model's fixed batch), the same in the same order every time.
 
-    origin: `real`, `synthetic` or `feeds`. count: samples it was made of; the last of a fixed batch are repeated to fill
-    it. unreadable: pictures that were skipped, by key, with the reason; known once it has been gone through. Only one
-    feed is in memory at a time.
+    origin: `real`, `synthetic` or `feeds`. count: samples it was made of; the last of a fixed batch are repeated to
+    fill it. unreadable: pictures that were skipped, by key, with the reason; known once it has been gone through. Only
+    one feed is in memory at a time.
     """
 
     def __init__(
@@ -55,6 +115,15 @@ class Calibration:
         for part in self._parts:
             digest.update(hashlib.blake2b(part, digest_size=16).digest())
         return digest.hexdigest()
+
+    def part(self, chosen: Sequence[int], of: int = 4) -> Calibration:
+        """Give the samples whose number modulo `of` is among `chosen`, as a stream of their own."""
+        count = sum(number % of in chosen for number in range(self.count))
+
+        def feeds(unreadable: dict[str, str]) -> Iterator[Feed]:
+            return (feed for number, feed in enumerate(self._feeds(unreadable)) if number % of in chosen)
+
+        return Calibration(self.origin, count, feeds, _Parts(self._parts, f"{chosen} {of}".encode()))
 
     def __str__(self) -> str:
         """Say its provenance in a few words."""
@@ -102,9 +171,9 @@ def from_synthetic(decision: Decision, count: int = 128, seed: int = 0, extra: F
 def from_feeds(path: Path, inputs: Sequence[Input]) -> Calibration:
     """Stream the arrays of an .npz file, one for each of `inputs`: first axis samples, or a multiple of a fixed batch.
 
-    An array of exactly an input's shape serves every sample. Raises EdgekitError when names, dtypes, shapes or numbers of
-    samples do not fit, and, while it is gone through, for NaN and infinity. Arrays are read sample by sample (whole when
-    they are stored in Fortran order).
+    An array of exactly an input's shape serves every sample. Raises EdgekitError when names, dtypes, shapes or numbers
+    of samples do not fit, and, while it is gone through, for NaN and infinity. Arrays are read sample by sample (whole
+    when they are stored in Fortran order).
     """
     stored = _read_headers(path)
     if len(stored) == 1 and len(inputs) == 1:
@@ -154,6 +223,18 @@ def _batches(arrays: Iterator[ndarray], decision: Decision) -> Iterator[ndarray]
     while batch := list(islice(arrays, decision.batch)):
         full = (batch * decision.batch)[: decision.batch]
         yield np.concatenate(full)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What another stream is made of, then a stamp."""
+
+    whole: Iterable[bytes]
+    stamp: bytes
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self.whole
+        yield self.stamp
 
 
 @dataclass(frozen=True)
@@ -261,9 +342,8 @@ def _plan(path: Path, entry: Input, stored: _Stored) -> _Plan:
         batch = wanted[0] if isinstance(wanted[0], int) else 1
         if batch and shape[0] % batch == 0:
             return _Plan(stored, (batch, *shape[1:]), shape[0] // batch)
-    takes = "x".join("?" if side is None else str(side) for side in wanted)
     raise EdgekitError(
-        f"--feeds {path}: {entry.name} has the shape {'x'.join(map(str, shape))}, the model takes {takes}",
+        f"--feeds {path}: {entry.name} has the shape {_joined(shape)}, the model takes {_joined(wanted)}",
         "the first axis counts samples (a multiple of a fixed batch), the others are the input's",
     )
 

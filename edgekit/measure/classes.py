@@ -123,6 +123,50 @@ def names_in(metadata: Mapping[str, str]) -> tuple[tuple[str, ...], str] | None:
     return None
 
 
+@dataclass(frozen=True)
+class Folders:
+    """Labelled pictures: the folder of each as a number, and the output of each folder, None when it must be found."""
+
+    rows: ndarray
+    columns: ndarray | None
+
+    def judge(self, outputs: ndarray) -> tuple[float, ndarray]:
+        """Give the accuracy, 0..1, and the log-likelihood of each of the first `outputs` (n x scores, any range).
+
+        Unknown outputs of folders are those that score best. The likelihood is that under the temperature that suits
+        these outputs, so that over- or underconfidence does not count.
+        """
+        rows, shares = self.rows[: len(outputs)], probabilities(outputs)
+        answers = shares.argmax(axis=1)
+        columns = self.columns
+        if columns is None:
+            table = np.zeros((int(self.rows.max()) + 1, shares.shape[1]))
+            np.add.at(table, (rows, answers), 1)
+            columns = assign(table)
+        logs, own = np.log(shares), columns[rows]
+        cooled = [logs * (1 / temperature) for temperature in (0.5, 0.7, 1, 1.4, 2, 3, 5, 8, 16)]
+        likelihoods = [
+            scaled[np.arange(len(own)), own] - np.log(np.exp(scaled - scaled.max(axis=1, keepdims=True)).sum(axis=1))
+            - scaled.max(axis=1)
+            for scaled in cooled
+        ]  # fmt: skip
+        return float((answers == own).mean()), max(likelihoods, key=lambda values: float(values.mean()))
+
+
+def probabilities(outputs: ndarray) -> ndarray:
+    """Turn scores (n x classes; n x 1 for a binary model) into probabilities: softmax or sigmoid, unless they are."""
+    values = np.nan_to_num(outputs.astype(np.float64), posinf=1e9, neginf=-1e9)
+    within = bool((values >= -1e-6).all() and (values <= 1 + 1e-6).all())
+    if values.shape[1] == 1:
+        yes = values if within else 1 / (1 + np.exp(-np.clip(values, -50, 50)))
+        values = np.concatenate([1 - yes, yes], axis=1)
+    elif not within:
+        values = np.exp(values - values.max(axis=1, keepdims=True))
+    values = np.clip(values, 1e-12, None)
+    shares: ndarray = values / values.sum(axis=1, keepdims=True)
+    return shares
+
+
 def reassignment(confusion: Mapping[tuple[int, int], int], classes: Classes) -> Assignment | None:
     """Look for another assignment of folders to outputs that scores over GAIN more, beyond what luck explains.
 

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import EdgekitError
 from edgekit.lazy import cv2, np
-from edgekit.spec import nearest, suggest
+from edgekit.spec import Bounds, Field, nearest, suggest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy import ndarray
 
 METADATA_KEY = "edgekit.preprocess"
@@ -22,7 +24,7 @@ LAYOUTS = ("NCHW", "NHWC", "CHW", "HWC", "NHW", "HW")
 RESIZES = ("squash", "crop", "letterbox")
 PLACES = ("centre", "top-left")
 DTYPES = ("float32", "float16", "float64", "uint8", "int8")
-CROP_RATIO = 0.875  # 256 -> 224: what torchvision, and most after it, evaluate with
+SCALING = ("range", "mean", "std")  # one decision: none of them means anything without the others
 
 # What nets are fed with; the numbers are torchvision's, Keras' "tf" and "caffe" modes and plain pixels.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -58,13 +60,12 @@ class Preprocess:
     where: str = "centre"
 
     def __post_init__(self) -> None:
-        for field, value in vars(self).items():
-            _CHECKS[field](value, field)
+        check(vars(self))
         for field in ("mean", "std"):
             values = getattr(self, field)
             if len(values) not in (1, self.channels):
                 what = f"{len(values)} values for {self.channels} channel(s) ({self.color})"
-                raise EdgekitError(f"{_flag(field)} {_list(values)}: {what}", f"give one, or {self.channels}")
+                raise EdgekitError(f"--{field} {_list(values)}: {what}", f"give one, or {self.channels}")
         if "C" not in self.layout and self.channels != 1:
             raise EdgekitError(
                 f"--color {self.color}: the model's input ({self.layout}) has no channels", "use --color grey"
@@ -74,11 +75,6 @@ class Preprocess:
     def channels(self) -> int:
         """How many channels the model is fed."""
         return CHANNELS[self.color]
-
-    @property
-    def normalisation(self) -> dict[str, Any]:
-        """The fields that say how pixel values are scaled."""
-        return {name: getattr(self, name) for name in ("range", "mean", "std", "color")}
 
     def apply(self, pixels: ndarray) -> ndarray:
         """Turn a picture (HxWxC, uint8 or uint16, C = 1 grey, 3 RGB, 4 RGBA) into the model's input.
@@ -123,7 +119,7 @@ class Preprocess:
         return tall, wide, (rows - tall) // 2, (columns - wide) // 2
 
     def scale(self, image: ndarray) -> ndarray:
-        """Turn what `fit` gives into the model's input."""
+        """Turn what `fit` gives into the model's input, batch axis included."""
         low, high = self.range
         mean, std = np.asarray(self.mean), np.asarray(self.std)
         factor, shift = (high - low) / 255 / std, (low - mean) / std
@@ -147,7 +143,7 @@ class Preprocess:
         return values
 
     def to_json(self) -> str:
-        """Write it as the ONNX metadata value of METADATA_KEY; `from_json` reads it."""
+        """Write it as the ONNX metadata value of METADATA_KEY."""
         return json.dumps(self.to_dict())
 
     @classmethod
@@ -157,11 +153,6 @@ class Preprocess:
         if "size" not in checked:
             raise EdgekitError(f"{origin or 'preprocess'}: no size", "give it as [height, width]")
         return cls(**checked)
-
-    @classmethod
-    def from_json(cls, text: str, origin: str = METADATA_KEY) -> Preprocess:
-        """Read what `to_json` gives."""
-        return cls.from_dict(read_json(text, origin), origin)
 
     def python(self, model_name: str, names: Sequence[str] = (), batch: int = 1) -> str:
         """Write a Python program that runs the model on one picture with exactly this preprocessing.
@@ -213,36 +204,114 @@ def preset(name: str, channels: int = 3) -> dict[str, Any]:
 def parse(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Read flags or config values: `size` 224 or WIDTHxHEIGHT, `mean` 0.5 or 0.485,0.456,0.406, `range` 255 or -1,1 ...
 
-    Gives the fields that were said, with a reason for those that follow from others. `preset` stays what it is, and
-    range, mean and std go together: when one is given, the others become neutral (0 and 1), and the range 0..255 when
-    a mean or std above 1 says so, else 0..1. Raises EdgekitError for what cannot be read or is out of bounds.
+    Gives the fields that were said (and `preset`, when it was), with a reason for those that follow from others: range,
+    mean and std go together. When one is given, the others become neutral (0 and 1), and the range 0..255 when a mean or
+    std above 1 says so, else 0..1. Raises EdgekitError for what cannot be read or is out of bounds.
     """
     said = {key.replace("-", "_"): value for key, value in values.items() if value is not None}
     name = said.pop("preset", None)
-    fields, reasons = check({key: _read(key, value) for key, value in said.items()}), dict.fromkeys(said, "")
+    fields, reasons = check({key: _read(key, value) for key, value in said.items()}), {}
     if name is not None:
-        preset(str(name))
-        return {"preset": str(name), **fields}, {"preset": "", **reasons}
-    if not fields.keys() & {"range", "mean", "std"}:
-        return fields, reasons
+        preset(name)
+        return {"preset": name, **fields}, {}
+    if not fields.keys() & set(SCALING):
+        return fields, {}
     for field, neutral in (("mean", (0.0,)), ("std", (1.0,))):
         if field not in fields:
-            fields[field], reasons[field] = neutral, f"--{field} was not given with the rest"
+            fields[field], reasons[field] = neutral, "since another of range, mean and std was given"
     if "range" not in fields:
-        above = [_flag(field) for field in ("mean", "std") if field in said and max(map(abs, fields[field])) > 1]
+        above = [field for field in ("mean", "std") if field in said and max(map(abs, fields[field])) > 1]
         fields["range"] = (0.0, 255.0) if above else (0.0, 1.0)
-        reasons["range"] = f"{above[0]} is above 1" if above else "mean and std are within 0..1"
+        reasons["range"] = f"since {above[0]} is above 1" if above else "since mean and std are not above 1"
     return fields, reasons
 
 
 def check(values: Mapping[str, Any], origin: str = "") -> dict[str, Any]:
     """Check plain values of some fields; give them in the fields' types or raise EdgekitError."""
-    unknown = [key for key in values if key not in _CHECKS]
+    unknown = [key for key in values if key not in _FIELDS]
     if unknown:
-        raise EdgekitError(
-            f"{origin or 'preprocess'}: no such field: {', '.join(unknown)}", suggest(unknown, list(_CHECKS))
-        )
-    return {key: _CHECKS[key](value, key) for key, value in values.items()}
+        names = [key.replace("_", "-") for key in _FIELDS]
+        raise EdgekitError(f"{origin or 'preprocess'}: no such field: {', '.join(unknown)}", suggest(unknown, names))
+    return {key: _checked(key, value, origin) for key, value in values.items()}
+
+
+def _checked(key: str, value: Any, origin: str) -> Any:
+    field = _FIELDS[key]
+    if key not in _LISTS:
+        return field.check(value, "", origin)
+    parts = list(value) if isinstance(value, (list, tuple)) else [value]
+    if key == "size" and len(parts) == 1:
+        parts *= 2
+    checked = tuple(field.check(part, "", origin) for part in parts)
+    wrong = len(checked) not in _LISTS[key] or (key == "range" and checked[0] >= checked[1])
+    if wrong:
+        given = ",".join(f"{part:g}" for part in checked)
+        raise EdgekitError(f"{origin or '--' + key} {given}: not a {key}", f"use something like {_EXAMPLES[key]}")
+    return checked
+
+
+def declared(metadata: Mapping[str, str], model_path: Path | None) -> list[tuple[str, dict[str, Any], str]]:
+    """Read what a model's files say of its preprocessing: (`metadata` or `sidecar`, some fields, where), the best first.
+
+    Understands edgekit's own metadata, that of Ultralytics, and Hugging Face's preprocessor_config.json beside the model
+    (or above it when the model's folder is called `onnx`). Raises EdgekitError when one of them cannot be read.
+    """
+    found = []
+    if METADATA_KEY in metadata:
+        origin = f"metadata {METADATA_KEY}"
+        found.append(("metadata", check(read_json(metadata[METADATA_KEY], origin), origin), METADATA_KEY))
+    if metadata.get("author") == "Ultralytics":
+        crop = metadata.get("task") == "classify"
+        resize = {"resize": "crop", "crop_ratio": 1.0} if crop else {"resize": "letterbox"}
+        side = re.findall(r"\d+", metadata.get("imgsz", ""))
+        size = {"size": (int(side[0]), int(side[-1]))} if side else {}
+        found.append(("metadata", {**preset("unit"), **resize, **size}, "as Ultralytics feeds its models"))
+    if model_path is not None:
+        folder = model_path.parent
+        for place in (folder, folder.parent) if folder.name == "onnx" else (folder,):
+            path = place / "preprocessor_config.json"
+            if path.is_file():
+                values = check(_hugging_face(read_json(path.read_text("utf-8"), str(path))), str(path))
+                found.append(("sidecar", values, str(path)))
+                break
+    return found
+
+
+def _hugging_face(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate preprocessor_config.json; what it leaves out has the defaults of transformers' image processors."""
+    fields: dict[str, Any] = {}
+    if not said.keys() & {"image_mean", "image_std", "size", "do_rescale", "do_normalize"}:
+        return fields
+    factor = float(said.get("rescale_factor", 1 / 255)) if said.get("do_rescale", True) else 1.0
+    offset = 1.0 if said.get("rescale_offset") else 0.0
+    fields["range"] = (-offset, round(255 * factor, 6) - offset)
+    normalised = said.get("do_normalize", True)
+    fields["mean"] = said.get("image_mean", 0.0) if normalised else 0.0
+    fields["std"] = said.get("image_std", 1.0) if normalised else 1.0
+    if said.get("do_flip_channel_order"):
+        fields["color"] = "bgr"
+    if not said.get("do_resize", True):
+        return fields
+    before, cropped = _sides(said.get("size")), _sides(said.get("crop_size"))
+    ratio = said.get("crop_pct")
+    if said.get("do_center_crop") and before and cropped:
+        fields |= {"size": cropped, "resize": "crop", "crop_ratio": min(1.0, min(cropped) / min(before))}
+    elif before:
+        keeps = isinstance(said.get("size"), dict) and "shortest_edge" in said["size"]
+        fields |= {
+            "size": before,
+            "resize": "crop" if keeps else "squash",
+            "crop_ratio": ratio if keeps and ratio else 1.0,
+        }
+    return fields
+
+
+def _sides(value: Any) -> tuple[int, int] | None:
+    """Read a size as transformers write it: 224, {"height": 224, "width": 224} or {"shortest_edge": 224}."""
+    if isinstance(value, dict):
+        height = value.get("height", value.get("shortest_edge"))
+        return (height, value.get("width", height)) if isinstance(height, int) else None
+    return (value, value) if isinstance(value, int) else None
 
 
 def read_json(text: str, origin: str) -> dict[str, Any]:
@@ -254,6 +323,10 @@ def read_json(text: str, origin: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise EdgekitError(f"{origin}: not a JSON object", "mend or remove it")
     return values
+
+
+def _list(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)
 
 
 def _recolor(image: ndarray, color: str) -> ndarray:
@@ -313,93 +386,34 @@ def _python_scale(wanted: Preprocess, batch: int) -> list[str]:
 
 def _read(field: str, value: Any) -> Any:
     """Turn a flag's text into a plain value."""
-    if isinstance(value, str) and field == "size":
-        parts = re.fullmatch(r"(\d+)(?:[xX*,](\d+))?", value.strip())
+    if not isinstance(value, str) or field not in _LISTS:
+        return [0, value] if field == "range" and isinstance(value, (int, float)) else value
+    if field == "size":
+        parts = re.fullmatch(r"\s*(\d+)(?:[xX](\d+))?\s*", value)
         if parts is None:
-            raise EdgekitError(f"--size {value}: not a size", "use --size 224, or WIDTHxHEIGHT such as 320x224")
-        width = int(parts[1])
-        return (int(parts[2] or width), width)
-    if isinstance(value, str) and field in ("mean", "std", "range"):
-        value = value.split(",")
-    if field == "range":
-        values = value if isinstance(value, Sequence) else [value]
-        return values if len(values) != 1 else [0, *values]
-    return value
+            raise EdgekitError(f"--size {value}: not a size", f"use something like {_EXAMPLES['size']}")
+        return [int(parts[2] or parts[1]), int(parts[1])]
+    numbers = value.split(",")
+    return ["0", *numbers] if field == "range" and len(numbers) == 1 else numbers
 
 
-def _flag(field: str) -> str:
-    return f"--{field.replace('_', '-')}"
-
-
-def _list(values: Any) -> str:
-    if isinstance(values, (list, tuple)):
-        return ",".join(_list(value) for value in values)
-    return f"{values:g}" if isinstance(values, float) else str(values)
-
-
-def _size(value: Any, field: str) -> tuple[int, int]:
-    pair = value if isinstance(value, (list, tuple)) else (value, value)
-    good = len(pair) == 2 and all(isinstance(side, int) and not isinstance(side, bool) for side in pair)
-    if not good or not all(1 <= side <= 8192 for side in pair):
-        raise EdgekitError(f"--size {_list(value)}: not a size", "use 1..8192 pixels: --size 224, or --size 320x224")
-    return int(pair[0]), int(pair[1])
-
-
-def _number(value: Any, field: str, low: float = -math.inf, high: float = math.inf) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise EdgekitError(f"{_flag(field)} {_list(value)}: not a number", "use numbers such as 0.5")
-    if not low <= number <= high:
-        raise EdgekitError(f"{_flag(field)} {number:g} is out of bounds", f"use {low:g}..{high:g}")
-    return number
-
-
-def _numbers(value: Any, field: str) -> tuple[float, ...]:
-    values = tuple(_number(part, field) for part in (value if isinstance(value, (list, tuple)) else [value]))
-    if not values:
-        raise EdgekitError(f"{_flag(field)}: no number", "give one, or one a channel: 0.485,0.456,0.406")
-    return values
-
-
-def _deviations(value: Any, field: str) -> tuple[float, ...]:
-    values = _numbers(value, field)
-    if min(values) <= 0:
-        raise EdgekitError(f"{_flag(field)} {_list(values)}: must be above 0", "leave it out for none")
-    return values
-
-
-def _range(value: Any, field: str) -> tuple[float, float]:
-    values = _numbers(value, field)
-    if len(values) != 2 or values[0] >= values[1]:
-        raise EdgekitError(f"--range {_list(value)}: not a range", "use --range 1, 255, 0,1 or -1,1")
-    return values[0], values[1]
-
-
-def _choice(choices: Sequence[str]) -> Any:
-    def one_of(value: Any, field: str) -> str:
-        found = next((choice for choice in choices if choice.lower() == str(value).lower()), None)
-        if found is None:
-            near = nearest(str(value), choices)
-            hint = f"did you mean {near}?" if near else f"use one of {', '.join(choices)}"
-            raise EdgekitError(f"{_flag(field)} {value} is not one of {', '.join(choices)}", hint)
-        return found
-
-    return one_of
-
-
-_CHECKS: dict[str, Any] = {
-    "size": _size,
-    "resize": _choice(RESIZES),
-    "crop_ratio": lambda value, field: _number(value, field, 0.1, 1.0),
-    "range": _range,
-    "mean": _numbers,
-    "std": _deviations,
-    "color": _choice(tuple(CHANNELS)),
-    "layout": _choice(LAYOUTS),
-    "dtype": _choice(DTYPES),
-    "fill": lambda value, field: int(_number(value, field, 0, 255)),
-    "where": _choice(PLACES),
+_LISTS = {"size": (2,), "range": (2,), "mean": (1, 3, 4), "std": (1, 3, 4)}
+_EXAMPLES = {
+    "size": "--size 224, or --size 320x240 (width x height)",
+    "range": "--range 1, --range 255 or --range -1,1",
+    "mean": "--mean 0.5, or one a channel: --mean 0.485,0.456,0.406",
+    "std": "--std 0.5, or one a channel: --std 0.229,0.224,0.225",
+}
+_FIELDS = {
+    "size": Field("size", int, None, Bounds("", ge=1, le=8192)),
+    "resize": Field("resize", str, None, Bounds("", choices=RESIZES)),
+    "crop_ratio": Field("crop_ratio", float, None, Bounds("", ge=0.1, le=1)),
+    "range": Field("range", float, None, Bounds("")),
+    "mean": Field("mean", float, None, Bounds("")),
+    "std": Field("std", float, None, Bounds("", ge=1e-9)),
+    "color": Field("color", str, None, Bounds("", choices=tuple(CHANNELS))),
+    "layout": Field("layout", str, None, Bounds("", choices=LAYOUTS)),
+    "dtype": Field("dtype", str, None, Bounds("", choices=DTYPES)),
+    "fill": Field("fill", int, None, Bounds("", ge=0, le=255)),
+    "where": Field("where", str, None, Bounds("", choices=PLACES)),
 }

@@ -13,7 +13,9 @@ def render(report: Report) -> str:
     lines += [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in text.measured(report)]
     if report.gates:
         lines += ["", "| gate | value | |", "|---|---|---|"]
-        lines += [f"| `{g.rule}` | {text.number(g.value)} | {'pass' if g.passed else '**FAIL**'} |" for g in report.gates]
+        lines += [
+            f"| `{g.rule}` | {text.number(g.value)} | {'pass' if g.passed else '**FAIL**'} |" for g in report.gates
+        ]
     lines += ["", "<details><summary>What was done, assumed and measured</summary>", ""]
     lines += [f"- {line}" for line in (*report.done, *report.notes)]
     lines += [f"- pictures: {line}" for line in report.preprocess.get("sentences", ())]

@@ -121,7 +121,13 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Give the versioned document of --json and --report x.json; gate names are its paths."""
         body = asdict(self)
-        return {"schema": SCHEMA, "generator": files.MADE_BY, **body, "passed": self.passed, "exit_code": self.exit_code}
+        return {
+            "schema": SCHEMA,
+            "generator": files.MADE_BY,
+            **body,
+            "passed": self.passed,
+            "exit_code": self.exit_code,
+        }
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,14 @@ class Rule:
         return self.section == "accuracy"
 
 
-SECTIONS: dict[str, type] = {"size": Size, "latency": Latency, "accuracy": Accuracy, "drift": Drift, "load": Pair, "memory": Pair}
+SECTIONS: dict[str, type] = {
+    "size": Size,
+    "latency": Latency,
+    "accuracy": Accuracy,
+    "drift": Drift,
+    "load": Pair,
+    "memory": Pair,
+}
 OPERATORS = ("<=", ">=", "==", "<", ">")
 INTERVALS = {"latency": "speedup", "accuracy": "drop"}  # which key a section's low..high belongs to
 
@@ -166,7 +179,9 @@ def parse_gate(text: str) -> Rule:
     try:
         number = float(limit)
     except ValueError:
-        raise EdgekitError(f"gate {text!r}: {limit.strip()!r} is not a number", "write it like 'accuracy.drop<=0.01'") from None
+        raise EdgekitError(
+            f"gate {text!r}: {limit.strip()!r} is not a number", "write it like 'accuracy.drop<=0.01'"
+        ) from None
     section, key = name.split(".")
     return Rule(text, section, key, operator, number)
 
@@ -176,7 +191,9 @@ def judge(rule: Rule, sections: Mapping[str, Any], *, strict: bool) -> Gate:
     section = sections[rule.section]
     value = None if section is None else getattr(section, rule.key)
     if value is None:
-        raise EdgekitError(f"gate {rule.text!r}: {rule.section}.{rule.key} was not measured", "give labelled pictures with --data")
+        raise EdgekitError(
+            f"gate {rule.text!r}: {rule.section}.{rule.key} was not measured", "give labelled pictures with --data"
+        )
     if strict and INTERVALS.get(rule.section) == rule.key:
         value = section.high if rule.operator.startswith("<") else section.low
     holds = {

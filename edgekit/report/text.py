@@ -73,7 +73,9 @@ def _accuracy(accuracy: Accuracy) -> list[tuple[str, str, str, str]]:
 def _drift(drift: Drift) -> list[tuple[str, str, str, str]]:
     rows = []
     if drift.agreement is not None:
-        rows.append(("agreement", "", percent(drift.agreement), f"same top answer as the original   ({drift.n:,} {drift.on})"))
+        rows.append(
+            ("agreement", "", percent(drift.agreement), f"same top answer as the original   ({drift.n:,} {drift.on})")
+        )
     far = "" if drift.sqnr_db >= FAR_DB else "   the outputs differ strongly"
     change = f"SQNR of the outputs, cosine {drift.cosine:.4f}   ({drift.n:,} {drift.on}){far}"
     rows.append(("drift", "", f"{drift.sqnr_db:.1f} dB", change))

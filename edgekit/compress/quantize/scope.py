@@ -86,14 +86,15 @@ def _clips_around_zero(model: ModelProto, node: NodeProto) -> bool:
 
 
 def _fed(model: ModelProto, chosen: set[str]) -> set[str]:
-    """Keep those of which every value they read comes from a kept one; moves may read the model's inputs."""
+    """Keep those of which every value they read is in 8 bits anyway; moves may read the model's inputs."""
     constant = set(graph.initializers(model))
-    eight = {name for node in model.graph.node if node.name in chosen for name in node.output}
+    inside = [node for node in model.graph.node if node.name in chosen]
+    # What a weighted node reads is converted for it, whoever made it.
+    eight = {name for node in inside for name in node.output}
+    eight |= {node.input[0] for node in inside if node.op_type in WEIGHTED}
     fed = {value.name for value in model.graph.input} - constant
     kept = set()
-    for node in model.graph.node:
-        if node.name not in chosen:
-            continue
+    for node in inside:
         values = data_inputs(node)
         ready = eight | constant | (fed if node.op_type in MOVES else set())
         if all(name in ready for name in values) and any(name not in constant for name in values):

@@ -1,0 +1,204 @@
+"""The straight line of `edgekit compress`: load -> simplify -> each step -> measure against the original -> gates -> save."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit import __version__, files, graph
+from edgekit.compress import simplify
+from edgekit.compress.bench import Bench
+from edgekit.compress.method import Method
+from edgekit.compress.settings import compress
+from edgekit.compress.verdict import measure
+from edgekit.errors import EdgekitError
+from edgekit.lazy import np, onnx
+from edgekit.measure import machine
+from edgekit.measure.material import Material, gather
+from edgekit.report.report import Report, Rule
+from edgekit.session import open_session, run as run_session
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Say = Callable[[str], None]
+STAMP_KEY = "edgekit.stamp"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything one run needs: what was typed, read and checked."""
+
+    model: Path
+    out: Path
+    steps: tuple[Method, ...]
+    rules: tuple[Rule, ...]
+    settings: compress
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the command hands to its caller: a report, or the news that there is nothing to do."""
+
+    out: Path
+    report: Report | None
+
+
+def default_out(model: Path, steps: Sequence[Method]) -> Path:
+    """Name the output beside the model: `m.onnx` with `--int8` is `m.int8.onnx`."""
+    return model.with_name(".".join([model.stem, *(step.spec_name() for step in steps)]) + ".onnx")
+
+
+def rejected(out: Path) -> Path:
+    """Name the model that failed a gate."""
+    return out.with_name(f"{out.stem}.rejected.onnx")
+
+
+def check_out(model: Path, out: Path, *, force: bool) -> None:
+    """Raise EdgekitError when the output is the model itself, exists, or cannot be written."""
+    if out.exists() and out.samefile(model):
+        raise EdgekitError(f"{out}: is the model itself", "choose another --out")
+    if out.is_dir():
+        raise EdgekitError(f"{out}: is a folder", f"give a file: --out {out}/{model.stem}.int8.onnx")
+    files.require_writable(out.parent)
+    files.refuse_existing(out, force=force)
+
+
+def prepare(job: Job, say: Say) -> tuple[ModelProto, Material]:
+    """Load the model and gather what it is fed with: pictures by role, preprocessing, classes."""
+    model = graph.load(job.model)
+    open_session(job.model)  # a model that does not load is not worth looking at any further
+    say("reading pictures and finding out what the model expects")
+    return model, gather(model, job.model, job.settings, samples(job.steps))
+
+
+def samples(steps: Sequence[Method]) -> int:
+    """Give the largest number of calibration samples that a step asks for."""
+    return max((int(getattr(step, "samples", 0)) for step in steps), default=0) or 256
+
+
+def run(job: Job, say: Say) -> Result:
+    """Compress, measure, judge and write. Raises EdgekitError with nothing written when any part cannot be done."""
+    started = time.monotonic()
+    if not job.settings.force and not job.out.exists():
+        check_out(job.model, job.out, force=False)
+    model, material = prepare(job, say)
+    stamp = stamp_of(job, material)
+    if job.out.exists():
+        if is_up_to_date(job.out, stamp) and not (job.rules or job.settings.report):
+            return Result(job.out, None)
+        check_out(job.model, job.out, force=job.settings.force)
+    bench = make_bench(job, material, say)
+    made = apply_steps(model, job.steps, bench, say)
+    describe(made, job, material, stamp)
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+        candidate = Path(folder) / job.out.name
+        graph.save(made, candidate)
+        report = measure(job, candidate, material, bench, say, started)
+        out = job.out if report.passed else rejected(job.out)
+        graph.save(made, out)
+    return Result(out, report)
+
+
+def make_bench(job: Job, material: Material, say: Say) -> Bench:
+    """Make the Workbench of this run."""
+    settings = job.settings
+    here = machine.describe()
+    return Bench(
+        material.calibrate,
+        material.choose,
+        here.int8,
+        seed=settings.seed,
+        only=settings.only,
+        exclude=settings.exclude,
+        threads=settings.threads,
+        cores=here.usable,
+        say=say,
+    )
+
+
+def apply_steps(model: ModelProto, steps: Sequence[Method], bench: Bench, say: Say) -> ModelProto:
+    """Simplify, then apply each step in the order typed, its contract checked."""
+    probe = list(bench.feeds(2))
+    say("simplifying")
+    current, notes = simplify.simplify(model, lambda a, b: simplify.same_outputs(a, b, probe))
+    for note in notes:
+        bench.note(note)
+    if bench.only or bench.exclude:
+        graph.select(current, bench.only, bench.exclude)  # a pattern that matches nothing is the user's mistake
+    for step in steps:
+        say(f"applying {step}")
+        result = step.apply(current, bench)
+        check_contract(current, result, step, probe)
+        current = result
+    return current
+
+
+def check_contract(before: ModelProto, after: ModelProto, step: Method, feeds: Sequence[Any]) -> None:
+    """Hold a step to its contract: a valid model with the same inputs and outputs, that loads and answers finite numbers."""
+    name = step.spec_name()
+
+    def broken(reason: str) -> EdgekitError:
+        return EdgekitError(
+            f"step {name} made an unusable model: {reason}", f"leave {name} out, or --exclude the node it names"
+        )
+
+    if [i.name for i in graph.inputs(before)] != [i.name for i in graph.inputs(after)]:
+        raise broken("its inputs changed")
+    if [o.name for o in before.graph.output] != [o.name for o in after.graph.output]:
+        raise broken("its outputs changed")
+    try:
+        onnx.checker.check_model(after)
+    except onnx.checker.ValidationError as error:
+        raise broken(str(error).strip().splitlines()[0]) from error
+    old, new = open_session(before), open_session(after)
+    for feed in feeds:
+        for x, y in zip(run_session(old, feed), run_session(new, feed), strict=True):
+            if np.issubdtype(y.dtype, np.floating) and np.isfinite(x).all() and not np.isfinite(y).all():
+                raise broken("it answers NaN or infinity")
+
+
+def describe(model: ModelProto, job: Job, material: Material, stamp: str) -> None:
+    """Write preprocessing, class names, the recipe and edgekit's mark into the model's metadata."""
+    if material.decision is not None:
+        graph.set_metadata(model, "edgekit.preprocess", material.decision.preprocess.to_json())
+    if material.class_names:
+        graph.set_metadata(model, "edgekit.classes", json.dumps(list(material.class_names)))
+    recipe = {"steps": [str(step) for step in job.steps], "seed": job.settings.seed}
+    graph.set_metadata(model, "edgekit.recipe", json.dumps(recipe))
+    graph.set_metadata(model, "edgekit.generator", files.MADE_BY)
+    graph.set_metadata(model, STAMP_KEY, stamp)
+
+
+def stamp_of(job: Job, material: Material) -> str:
+    """Digest everything the output's bytes follow from: model, recipe, data, versions, and the CPU's int8 instructions."""
+    here = machine.describe()
+    facts = {
+        "edgekit": __version__,
+        "versions": here.versions,
+        "int8": here.int8,
+        "model": files.sha256(job.model.read_bytes()),
+        "steps": [step.to_dict() for step in job.steps],
+        "seed": job.settings.seed,
+        "only": job.settings.only,
+        "exclude": job.settings.exclude,
+        "calibrate": material.calibrate.digest,
+        "choose": material.choose.digest,
+        "preprocess": material.decision.preprocess.to_dict() if material.decision is not None else None,
+        "classes": list(material.class_names),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def is_up_to_date(out: Path, stamp: str) -> bool:
+    """Tell whether `out` is what an identical run wrote."""
+    try:
+        return graph.metadata(graph.load(out)).get(STAMP_KEY) == stamp
+    except EdgekitError:
+        return False

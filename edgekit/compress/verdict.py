@@ -1,0 +1,190 @@
+"""Measure the finished model against the original and put the report together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit import files, graph
+from edgekit.lazy import np
+from edgekit.measure import evaluate, latency, machine, memory, nodes, size
+from edgekit.report import report as plain
+from edgekit.session import open_session
+
+if TYPE_CHECKING:
+    from edgekit.compress.bench import Bench
+    from edgekit.compress.run import Job
+    from edgekit.measure.accuracy import Tally
+    from edgekit.measure.material import Material
+
+FAR_DB = 20.0
+SIGNIFICANT_DROP = 0.01
+
+
+def measure(
+    job: Job, candidate: Path, material: Material, bench: Bench, say: Callable[[str], None], started: float
+) -> plain.Report:
+    """Measure `candidate` against the original, judge the gates, and give the report."""
+    settings = job.settings
+    feeds = bench.latency_feeds()
+    say("measuring latency")
+    speed = latency.compare(
+        latency.session_runner(job.model, feeds, settings.threads),
+        latency.session_runner(candidate, feeds, settings.threads),
+        seconds=settings.seconds,
+        seed=settings.seed,
+        threads=settings.threads,
+    )
+    loads = latency.load_times(
+        lambda: open_session(job.model, threads=settings.threads),
+        lambda: open_session(candidate, threads=settings.threads),
+    )
+    say("measuring memory")
+    peaks = [memory.peak_memory(path, feeds[:2], settings.threads) for path in (job.model, candidate)]
+    say("comparing outputs")
+    accuracy, drift = _outputs(job, candidate, material, bench)
+    sections: dict[str, Any] = {
+        "size": _size(job.model, candidate),
+        "latency": _latency(speed),
+        "accuracy": accuracy,
+        "drift": drift,
+        "load": plain.Pair(loads.before_ms, loads.after_ms),
+        "memory": plain.Pair(peaks[0].above_runtime, peaks[1].above_runtime) if peaks[0] and peaks[1] else None,
+    }
+    gates = tuple(plain.judge(rule, sections, strict=settings.strict) for rule in job.rules)
+    passed = all(gate.passed for gate in gates)
+    from edgekit.compress.run import rejected
+
+    out = job.out if passed else rejected(job.out)
+    census = nodes.census(graph.load(candidate))
+    return plain.Report(
+        headline=headline(job, out, bench, sections),
+        model={
+            "path": str(job.model),
+            "sha256": files.sha256(job.model.read_bytes()),
+            "opset": graph.opset(graph.load(job.model)),
+        },
+        out={"path": str(out), "sha256": files.sha256(candidate.read_bytes())},
+        recipe={
+            "steps": [step.to_dict() for step in job.steps],
+            "typed": [str(s) for s in job.steps],
+            "seed": settings.seed,
+        },
+        done=(_did(census),),
+        notes=tuple(bench.notes),
+        nodes=asdict(census),
+        preprocess=_preprocess(material),
+        calibration={
+            "sentence": _calibrated(material),
+            "digest": material.calibrate.digest,
+            "origin": material.calibrate.origin,
+        },
+        machine={"sentence": _machine(machine.describe(), settings.threads), **machine.describe().to_dict()},
+        python=_python(out, material),
+        gates=gates,
+        seconds=round(time.monotonic() - started, 3),
+        **sections,
+    )
+
+
+def _size(before: Path, after: Path) -> plain.Size:
+    old, new = size.file_bytes(before), size.file_bytes(after)
+    zipped_old, zipped_new = size.zipped_bytes(before), size.zipped_bytes(after)
+    return plain.Size(old, new, new / old, zipped_old, zipped_new, zipped_new / zipped_old)
+
+
+def _latency(speed: latency.Comparison) -> plain.Latency:
+    return plain.Latency(
+        before=speed.before.median_ms,
+        after=speed.after.median_ms,
+        before_p90=speed.before.p90_ms,
+        after_p90=speed.after.p90_ms,
+        speedup=speed.speedup,
+        low=speed.low,
+        high=speed.high,
+        verdict=speed.verdict,
+        runs=speed.before.runs + speed.after.runs,
+        threads=speed.threads,
+    )
+
+
+def _outputs(job: Job, candidate: Path, material: Material, bench: Bench) -> tuple[plain.Accuracy | None, plain.Drift]:
+    before, after = (open_session(path, threads=bench.cores) for path in (job.model, candidate))
+    if material.pictures and material.decision is not None:
+        answers = evaluate.evaluate(before, after, material.pictures, material.decision, material.labelled)
+        if answers.unreadable:
+            bench.note(f"{answers.unreadable} of the pictures to report on cannot be read and were passed over")
+        return _accuracy(answers), _drift(answers.drift, "pictures")
+    from edgekit.compress.bench import compare_outputs
+
+    kind = "ready-made inputs" if material.report.origin == "feeds" else "synthetic pictures"
+    return None, _drift(compare_outputs(before, after, material.report), kind)
+
+
+def _drift(drift: Any, on: str) -> plain.Drift:
+    return plain.Drift(drift.sqnr_db, drift.cosine, drift.agreement, drift.n, on)
+
+
+def _accuracy(answers: evaluate.Evaluation) -> plain.Accuracy | None:
+    if answers.before is None or answers.after is None or answers.delta is None:
+        return None
+    before, after, delta = answers.before.result(), answers.after.result(), answers.delta
+    drop5 = before.top5 - after.top5 if before.top5 is not None and after.top5 is not None else None
+    return plain.Accuracy(
+        before.top1, after.top1, delta.drop, delta.low, delta.high, delta.n, before.top5, after.top5, drop5
+    )
+
+
+def headline(job: Job, out: Path, bench: Bench, sections: dict[str, Any]) -> str:
+    """Say in one line what came out: decisions first, then speed, size, accuracy, and whether the outputs are far off."""
+    speed, bytes_, accuracy, drift = (sections[name] for name in ("latency", "size", "accuracy", "drift"))
+    parts = list(bench.decisions) or [", ".join(str(step) for step in job.steps)]
+    parts.append(
+        f"x{speed.speedup:.2f} {speed.verdict}"
+        if speed.verdict != "no difference shown"
+        else "no difference in speed shown"
+    )
+    parts.append(f"x{bytes_.ratio:.2f} the size")
+    if accuracy is not None:
+        parts.append(f"{-100 * accuracy.drop:+.2f} points top-1")
+    elif drift.agreement is not None:
+        parts.append(f"{100 * drift.agreement:.1f} % same answers")
+    if accuracy is None and drift.agreement is None and drift.sqnr_db < FAR_DB:
+        parts.append(f"THE OUTPUTS DIFFER STRONGLY ({drift.sqnr_db:.1f} dB)")
+    return f"{job.model.name} -> {out.name}    {'; '.join(parts)}"
+
+
+def _preprocess(material: Material) -> dict[str, Any]:
+    values = material.decision.preprocess.to_dict() if material.decision is not None else {}
+    return {**values, "classes": list(material.class_names), "sentences": list(material.sentences)}
+
+
+def _calibrated(material: Material) -> str:
+    return f"on {material.calibrate}; choices were made on {material.choose}"
+
+
+def _did(census: nodes.Census) -> str:
+    """Say in a line what runs in int8 and what in float, after onnxruntime's own optimisation."""
+    total = census.int8 + census.float
+    text = f"{census.int8} of {total} computing nodes run in int8"
+    if census.float:
+        kinds = ", ".join(f"{len(names)} {kind}" for kind, names in census.float_names.items())
+        text += f", {census.float} in float ({kinds})"
+    return text
+
+
+def _machine(here: machine.Machine, threads: int) -> str:
+    versions = here.versions
+    return (
+        f"{here.cpu}, int8 instructions: {here.int8}, {threads} of {here.usable} threads, "
+        f"onnxruntime {versions.get('onnxruntime', '?')}, load {here.load if here.load is not None else '?'}"
+    )
+
+
+def _python(out: Path, material: Material) -> str:
+    if material.decision is None:
+        return ""
+    return material.decision.preprocess.python(out.name, material.class_names, material.decision.batch)

@@ -1,0 +1,100 @@
+"""Two models over the same pictures, once: accuracy where there are labels, drift always."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgekit.data.folder import Source
+from edgekit.data.headers import Unreadable
+from edgekit.data.images import decode
+from edgekit.lazy import np
+from edgekit.measure.accuracy import Delta, Tally, paired
+from edgekit.measure.drift import Drift, DriftResult
+from edgekit.session import open_session, run
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from edgekit.measure.classes import Classes
+    from edgekit.measure.infer import Decision
+    from edgekit.session import Feed
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What both models answered: a tally each (None without labels), their paired difference, and the drift."""
+
+    before: Tally | None
+    after: Tally | None
+    delta: Delta | None
+    drift: DriftResult
+    pictures: int
+    unreadable: int
+
+
+def evaluate(
+    before: Any,
+    after: Any,
+    sources: Sequence[Source],
+    decision: Decision,
+    classes: Classes | None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Run the sessions `before` and `after` over pictures, one at a time; memory does not grow with their number.
+
+    With `classes`, pictures are labelled by their folder and the first output is taken as scores.
+    """
+    tallies = (Tally(), Tally()) if classes is not None else None
+    drift = Drift()
+    unreadable = 0
+    for number, source in enumerate(sources, 1):
+        feed = feed_of(source, decision)
+        if feed is None:
+            unreadable += 1
+            continue
+        answers = [[output[:1] if np.ndim(output) else output for output in run(s, feed)] for s in (before, after)]
+        drift.add(*answers)
+        if tallies is not None and classes is not None and source.label is not None:
+            for tally, answer in zip(tallies, answers, strict=True):
+                tally.add(answer[0], [classes.index[source.label]])
+        if progress is not None:
+            progress(number, len(sources))
+    delta = paired(tallies[0].correct, tallies[1].correct) if tallies else None
+    first, second = tallies or (None, None)
+    return Evaluation(first, second, delta, drift.result(), len(sources) - unreadable, unreadable)
+
+
+def feed_of(source: Source, decision: Decision) -> Feed | None:
+    """Make the model's input of one picture (a fixed batch is filled with copies); None when it cannot be read."""
+    try:
+        pixels = decode(source.path.read_bytes()).pixels
+    except (Unreadable, OSError):
+        return None
+    array = decision.preprocess.apply(pixels)
+    if decision.batch > 1:
+        array = np.repeat(array, decision.batch, axis=0)
+    return {decision.input_name: array}
+
+
+def score_count(model: ModelProto) -> int | None:
+    """Give the number of class scores of the first output; None when it is not that of a classifier."""
+    shape = open_session(model).get_outputs()[0].shape
+    sides = [side if isinstance(side, int) else 0 for side in shape]
+    if len(sides) not in (2, 4) or any(side != 1 for side in sides[2:]):
+        return None
+    return sides[1] or None
+
+
+def confusion(
+    model: ModelProto, sources: Sequence[Source], decision: Decision, classes: Classes
+) -> dict[tuple[int, int], int]:
+    """Count how often each label got each answer, over some labelled pictures."""
+    session = open_session(model)
+    tally = Tally()
+    for source in sources:
+        feed = feed_of(source, decision)
+        if feed is not None and source.label is not None:
+            tally.add(run(session, feed)[0][:1], [classes.index[source.label]])
+    return tally.confusion
