@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edgekit.augment.degrade import _normal_quantiles
 from edgekit.augment.op import OPS
 from edgekit.data.sample import Sample
 
@@ -131,6 +132,8 @@ def test_clahe_does_what_opencv_does_on_grey_and_means_the_same_at_16_bits():
     assert (after("clahe", grey, clip=2.0)[..., 0] == expected).all()
     deep = after("clahe", grey * np.uint16(257), clip=2.0)[..., 0]
     assert np.abs(deep / 257 - expected).max() <= 1
+    fine = grey * np.uint16(257) ^ np.arange(grey.size, dtype=np.uint16).reshape(grey.shape) % 256
+    assert (after("clahe", fine, clip=2.0) & 255 == fine & 255).all()
 
 
 @pytest.mark.parametrize(("name", "params"), [("equalize", {}), ("clahe", {"clip": 4.0})])
@@ -194,6 +197,13 @@ def test_noise_is_gaussian_of_the_stated_strength_and_independent_everywhere():
         assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.01
 
 
+def test_noise_is_symmetric():
+    quantiles = _normal_quantiles()
+    assert (quantiles + quantiles[::-1] == 0).all()
+    assert (np.diff(quantiles) > 0).all()
+    assert abs(quantiles.std() - 1) < 1e-4
+
+
 def test_noise_saturates_and_does_not_wrap():
     for value in (0, 255):
         out = after("noise", np.full((50, 50, 1), value, np.uint8), sigma=0.1, seed=1)
@@ -230,6 +240,14 @@ def test_jpeg_gets_worse_with_lower_quality():
     image = photo()
     errors = [np.abs(after("jpeg", image, quality=q).astype(int) - image).mean() for q in (95, 70, 40, 10)]
     assert 0 < errors[0] < errors[1] < errors[2] < errors[3]
+
+
+def test_jpeg_keeps_black_and_white():
+    for white in (np.uint8(255), np.uint16(65535)):
+        for channels in (1, 3, 4):
+            halves = np.zeros((32, 32, channels), white.dtype)
+            halves[16:] = white
+            assert (after("jpeg", halves, quality=95) == halves).all()
 
 
 def test_jpeg_quality_above_95_is_itself():

@@ -253,6 +253,14 @@ def test_half_turn_by_rotate_is_exact():
     assert (apply(op, {"degrees": 180.0}, Sample("x", image)).image == image[::-1, ::-1]).all()
 
 
+def test_shear_keeps_areas_and_slides_rows_then_columns():
+    matrix, size = OPS.parse("shear 60").matrix({"x": 45.0, "y": 45.0}, (60, 40))
+    assert size == (60, 40)
+    assert abs(np.linalg.det(matrix) - 1) < 1e-12
+    corners = warp.move_points(np.array([(30, 20), (30, 30), (40, 20.0)]), matrix)
+    assert np.allclose(corners, [(30, 20), (40, 40), (40, 30)])
+
+
 def test_crop_copies_pixels_and_reaches_every_place():
     image, op, rng = noise(10, 8), OPS.parse("crop 0.5"), np.random.default_rng(0)
     places = set()

@@ -33,8 +33,8 @@ def probability(default: float) -> Any:
 class Op(Spec):
     """One augmentation: pure, without files, clock, environment or global randomness.
 
-    `sample` draws; its result is plain JSON, so that a manifest row is enough to replay. Then an op has either `matrix`
-    (geometry: `warp.py` moves the image and every label by it) or `pixels` (the image alone changes, its size does not).
+    `sample` draws; its result is plain JSON, so that a manifest row is enough to replay. Then an op has `matrix`
+    (geometry: `warp.py` moves image and labels by it) or `pixels` (the image alone changes, its size does not).
     """
 
     p: float = probability(1.0)

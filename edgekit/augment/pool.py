@@ -24,7 +24,6 @@ from typing import Any
 from edgekit import files
 from edgekit.augment.variants import Recipe, outcome
 from edgekit.data.folder import Source
-from edgekit.data.headers import Unreadable
 from edgekit.errors import EdgekitError
 
 CHUNK_BYTES = (
@@ -63,10 +62,8 @@ class Job:
         digest = files.sha256(data)
         try:
             result = outcome(self.recipe, source.key, source.label, data, self.keys)
-        except Unreadable as error:
+        except EdgekitError as error:
             return Done(source.key, digest, rejected=error.message)
-        except EdgekitError:
-            raise
         except Exception as error:  # the per-picture row: whatever a codec or an op trips over, the run goes on
             return Done(source.key, digest, rejected=f"{type(error).__name__}: {error}".split("\n", 1)[0])
         written = 0

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,6 +16,7 @@ from edgekit.augment.variants import Recipe
 from edgekit.data import manifest
 from edgekit.data.folder import Listing
 from edgekit.errors import EdgekitError
+from edgekit.lazy import cv2, np
 
 SCHEMA = "edgekit.augment/1"
 Progress = Callable[[int, int], None]
@@ -93,7 +93,8 @@ def check_out(source: Path, out: Path) -> None:
 
 def stamp(recipe: Recipe, inputs: str, counts: Counts) -> dict[str, Any]:
     """Make `run.json`: the effective recipe, versions, input digest and counts; no clock, so that two runs are equal."""
-    versions = {"edgekit": __version__, "opencv": _version("opencv-python-headless"), "numpy": _version("numpy")}
+    # The modules' own versions: two distributions carry OpenCV, and its import failing is found here, before any worker.
+    versions = {"edgekit": __version__, "opencv": cv2.__version__, "numpy": np.__version__}
     plain = asdict(counts)
     return {
         "schema": SCHEMA,
@@ -103,15 +104,6 @@ def stamp(recipe: Recipe, inputs: str, counts: Counts) -> dict[str, Any]:
         "inputs": {"sha256": inputs},
         "counts": plain,
     }
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:  # opencv-python instead of its headless build
-        import cv2
-
-        return str(cv2.__version__)
 
 
 def up_to_date(listing: Listing, out: Path, recipe: Recipe) -> Counts | None:

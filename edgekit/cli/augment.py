@@ -27,6 +27,7 @@ def run_augment(source: str, typed: Typed) -> int:
     listing = scan(root)
     out = Path(settings.out) if settings.out else line.default_out(root)
     line.check_out(root, out)
+    line.stamp(recipe, "", line.Counts())  # fails now, not in a worker, when OpenCV cannot be imported
     if not settings.dry_run:
         done = line.up_to_date(listing, out, recipe)
         if done is not None and settings.preview is None:

@@ -176,10 +176,10 @@ _SUBSAMPLING = {"111111": "4:4:4", "222222": "4:4:4", "211111": "4:2:2", "221212
 
 
 @lru_cache(maxsize=1024)
-def _jpeg_quality(luma: tuple[int, ...], chroma: tuple[int, ...]) -> int:
+def _jpeg_quality(luma: bytes, chroma: bytes) -> int:
     def distance(quality: int) -> int:
         scale = 5000 // quality if quality < 50 else 200 - 2 * quality
-        pairs = zip(_LUMA + _CHROMA[: len(chroma)], luma + chroma, strict=True)
+        pairs = zip(_LUMA + _CHROMA, luma + chroma, strict=False)  # a grey JPEG has no chroma
         return sum(abs(min(max((base * scale + 50) // 100, 1), 255) - value) for base, value in pairs)
 
     return min(range(1, 101), key=distance)
@@ -205,12 +205,15 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _jpeg(data: bytes) -> Header:
-    tables: dict[int, tuple[int, ...]] = {}
+    tables: dict[int, bytes] = {}
     orientation, frames, frame, sof = 0, 1, b"", 0
     for marker, start, end in jpeg_segments(data):
         while marker == 0xDB and start < end:
             wide = data[start] >> 4
-            tables[data[start] & 15] = unpack_from(">64H" if wide else ">64B", data, start + 1)
+            table = data[start + 1 : start + 65]
+            if wide:
+                table = bytes(min(value, 255) for value in unpack_from(">64H", data, start + 1))
+            tables[data[start] & 15] = table
             start += 129 if wide else 65
         if marker == 0xE1 and not orientation and data[start : start + 6] == b"Exif\0\0":
             orientation = _exif_orientation(data[start:end])
@@ -223,7 +226,7 @@ def _jpeg(data: bytes) -> Header:
     depth, height, width, count = unpack_from(">BHHB", frame)
     used = [tables[frame[8 + 3 * i]] for i in range(min(count, 2)) if frame[8 + 3 * i] in tables]
     mode = {1: "grey", 3: "rgb", 4: "cmyk"}.get(count, "unknown")
-    quality = _jpeg_quality(used[0], used[1] if len(used) > 1 else ()) if used else None
+    quality = _jpeg_quality(used[0], used[1] if len(used) > 1 else b"") if used else None
     sampling = _SUBSAMPLING.get(frame[7:15:3].hex())
     return Header("jpeg", width, height, orientation or 1, mode, depth, frames, quality, sampling, sof in (0xC3, 0xCB))
 

@@ -69,7 +69,7 @@ def decode(data: bytes, max_pixels: int = 100_000_000) -> Picture:
         pixels = _imdecode(mended, cv2.IMREAD_COLOR if old else cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise Unreadable(f"{_damage(data, header)} {_name(header.format)}")
-    if pixels.dtype not in (np.uint8, np.uint16):
+    if pixels.dtype.char not in "BH":
         raise Unreadable(f"{pixels.dtype} pixels")
     pixels = _upright(_channels(_full_range(pixels, data, header), header), header.orientation)
     return Picture(pixels, header, (*warnings, *_conversions(pixels, header)))
@@ -320,7 +320,7 @@ def _damage(data: bytes, header: Header) -> str:
 
 
 def _full_range(pixels: numpy.ndarray, data: bytes, header: Header) -> numpy.ndarray:
-    full = white = int(np.iinfo(pixels.dtype).max)
+    full = white = 255 if pixels.itemsize == 1 else 65535
     if header.format == "pnm" and header.mode != "bilevel":
         white = max(1, pnm_fields(data)[3])
     elif 8 < header.depth < 16:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 import shlex
 from collections import Counter
@@ -130,11 +131,30 @@ class Folders:
     rows: ndarray
     columns: ndarray | None
 
-    def judge(self, outputs: ndarray) -> tuple[float, ndarray]:
-        """Give the accuracy, 0..1, and the log-likelihood of each of the first `outputs` (n x scores, any range).
+    @classmethod
+    def of(cls, labels: Sequence[str | None], classes: Classes | None) -> Folders:
+        """Number the folders of pictures; their outputs are those of `classes` where these are sure."""
+        folders = sorted({label or "" for label in labels})
+        rows = np.array([folders.index(label or "") for label in labels], np.int64)
+        known = classes is not None and classes.sure and all(folder in classes.index for folder in folders)
+        return cls(rows, np.array([classes.index[folder] for folder in folders]) if classes and known else None)
 
-        Unknown outputs of folders are those that score best. The likelihood is that under the temperature that suits
-        these outputs, so that over- or underconfidence does not count.
+    def can_judge(self, outputs: int) -> bool:
+        """Tell whether there are several folders, not more than outputs, and pictures enough to find which is which."""
+        folders = len(set(self.rows.tolist()))
+        return 1 < folders <= max(2, outputs) and (self.columns is not None or len(self.rows) >= 10 * folders)
+
+    def chance(self) -> float:
+        """Say the accuracy, 0..1, that a model which recognises nothing is not likely to exceed."""
+        share = float(np.bincount(self.rows).max()) / len(self.rows)
+        # Looking for the best assignment finds some even in noise.
+        return share + 2 * math.sqrt(share * (1 - share) / len(self.rows)) + (0.0 if self.columns is not None else 0.1)
+
+    def judge(self, outputs: ndarray) -> tuple[float, ndarray]:
+        """Give the accuracy, 0..1, and the log-likelihood of each of the first pictures from `outputs` (n x classes).
+
+        The likelihood is under the temperature that suits these outputs best, so that over- and underconfidence do not
+        count.
         """
         rows, shares = self.rows[: len(outputs)], probabilities(outputs)
         answers = shares.argmax(axis=1)
@@ -143,14 +163,15 @@ class Folders:
             table = np.zeros((int(self.rows.max()) + 1, shares.shape[1]))
             np.add.at(table, (rows, answers), 1)
             columns = assign(table)
-        logs, own = np.log(shares), columns[rows]
-        cooled = [logs * (1 / temperature) for temperature in (0.5, 0.7, 1, 1.4, 2, 3, 5, 8, 16)]
-        likelihoods = [
-            scaled[np.arange(len(own)), own] - np.log(np.exp(scaled - scaled.max(axis=1, keepdims=True)).sum(axis=1))
-            - scaled.max(axis=1)
-            for scaled in cooled
-        ]  # fmt: skip
+        own = columns[rows]
+        likelihoods = [_likelihoods(np.log(shares) / heat, own) for heat in (0.5, 0.7, 1, 1.4, 2, 3, 5, 8, 16)]
         return float((answers == own).mean()), max(likelihoods, key=lambda values: float(values.mean()))
+
+
+def _likelihoods(logits: ndarray, own: ndarray) -> ndarray:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    likelihoods: ndarray = shifted[np.arange(len(own)), own] - np.log(np.exp(shifted).sum(axis=1))
+    return likelihoods
 
 
 def probabilities(outputs: ndarray) -> ndarray:
@@ -165,6 +186,22 @@ def probabilities(outputs: ndarray) -> ndarray:
     values = np.clip(values, 1e-12, None)
     shares: ndarray = values / values.sum(axis=1, keepdims=True)
     return shares
+
+
+def information(outputs: ndarray) -> tuple[float, ndarray]:
+    """Give the mutual information of picture and class, in nats, from scores (n x classes), and each picture's part."""
+    shares = probabilities(outputs)
+    scores: ndarray = (shares * np.log(shares / shares.mean(axis=0))).sum(axis=1)
+    return float(scores.mean()), scores
+
+
+def detections(outputs: ndarray) -> tuple[float, ndarray]:
+    """Give the same for outputs (n x values) among which are probabilities of their own, such as a detector's scores."""
+    inside = ((outputs >= 0) & (outputs <= 1)).all(axis=0)
+    yes = np.clip(outputs[:, inside].astype(np.float64), 1e-6, 1 - 1e-6)
+    mean = yes.mean(axis=0)
+    scores: ndarray = (yes * np.log(yes / mean) + (1 - yes) * np.log((1 - yes) / (1 - mean))).sum(axis=1)
+    return float(scores.mean()), scores
 
 
 def reassignment(confusion: Mapping[tuple[int, int], int], classes: Classes) -> Assignment | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -187,18 +186,19 @@ class Preprocess:
         return f"{self.size[1]}x{self.size[0]} {how}, {self.color}, {scaled}, {self.layout} {self.dtype}"
 
 
-def preset(name: str, channels: int = 3) -> dict[str, Any]:
-    """Give a preset's range, mean, std and color, for grey (averaged) when `channels` is 1."""
-    found = PRESETS.get(name)
-    if found is None:
+def preset(name: str, channels: int = 3, color: str | None = None) -> dict[str, Any]:
+    """Give a preset's range, mean, std and color: for grey averaged, for another `color` in its order."""
+    if name not in PRESETS:
         near = nearest(name, PRESETS)
-        raise EdgekitError(
-            f"--preset {name}: no such preset", f"did you mean {near}?" if near else f"there is {', '.join(PRESETS)}"
-        )
-    if channels == 3:
-        return dict(found)
-    values = {key: (round(sum(found[key]) / len(found[key]), 6),) for key in ("mean", "std")}
-    return {"range": found["range"], **values, "color": "grey" if channels == 1 else "rgba"}
+        hint = f"did you mean {near}?" if near else f"there is {', '.join(PRESETS)}"
+        raise EdgekitError(f"--preset {name}: no such preset", hint)
+    found = dict(PRESETS[name])
+    if channels != 3:
+        averaged = {key: (round(sum(found[key]) / len(found[key]), 6),) for key in ("mean", "std")}
+        return {**found, **averaged, "color": "grey" if channels == 1 else "rgba"}
+    if color in ("rgb", "bgr") and color != found["color"]:
+        return {**found, "mean": found["mean"][::-1], "std": found["std"][::-1], "color": color}
+    return found
 
 
 def parse(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

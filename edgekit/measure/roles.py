@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from edgekit.data.images import decode
+from edgekit.errors import EdgekitError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from numpy import ndarray
 
     from edgekit.data.folder import Listing, Source
+    from edgekit.measure.preprocess import Preprocess
 
 CHOOSE = 512  # largest number of pictures that choices are made on
 
@@ -34,6 +40,30 @@ class _Group:
 
     rank: str
     sources: tuple[Source, ...]
+
+
+class Gallery:
+    """A fair part of some pictures, decoded: evenly taken, with their labels; unreadable ones are passed over."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+        self.shapes = {tuple(pixels.shape[:2]) for pixels, _ in self._decoded(16)}
+
+    def fitted(self, wanted: Preprocess) -> tuple[list[ndarray], list[str | None]]:
+        """Give pictures as `Preprocess.fit` does, in RGB or grey: 256, or fewer for an input above 128x128."""
+        plain = replace(wanted, color="rgb") if wanted.color == "bgr" else wanted
+        count = max(64, min(256, 256 * 128 * 128 // (wanted.size[0] * wanted.size[1])))
+        found = [(plain.fit(pixels), label) for pixels, label in self._decoded(count)]
+        return [image for image, _ in found], [label for _, label in found]
+
+    def _decoded(self, count: int) -> Iterator[tuple[ndarray, str | None]]:
+        taken = min(count, len(self._sources))
+        for number in range(taken):
+            source = self._sources[number * len(self._sources) // taken]
+            try:
+                yield decode(source.path.read_bytes()).pixels, source.label
+            except (EdgekitError, OSError):  # whoever goes through all of them counts it
+                continue
 
 
 def split_roles(calib: Listing | None, data: Listing | None, samples: int = 256, seed: int = 0) -> Roles:
