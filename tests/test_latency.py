@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -80,9 +81,9 @@ def test_five_percent_is_called_on_a_usual_machine():
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("slower", [1.0, 1.3])
 def test_interval_holds_the_truth_in_nine_of_ten(machine, slower):
-    results = [Bench(seed, slower=slower, **machine).compare(seconds=4.0, seed=seed) for seed in range(60)]
+    results = [Bench(seed, slower=slower, **machine).compare(seconds=4.0, seed=seed) for seed in range(120)]
     held = sum(result.low <= 1 / slower <= result.high for result in results)
-    assert held >= 54
+    assert held >= 0.9 * 120
     assert all(result.low <= result.speedup <= result.high for result in results)
 
 
@@ -169,8 +170,8 @@ def test_interval_of_few_pairs_is_wide():
     low, middle, high = interval([[0.1, 0.1, 0.1]])
     assert (low, middle, high) == pytest.approx((0.08, 0.1, 0.12))
     two = interval([[0.0, 0.01], [0.05, 0.06]])
-    assert two[0] <= -0.02 + 1e-9
-    assert two[2] >= 0.08 - 1e-9
+    assert two[0] <= -0.01 + 1e-9
+    assert two[2] >= 0.07 - 1e-9
 
 
 def test_load_times_are_medians_and_alternate():
@@ -191,7 +192,7 @@ def test_load_times_are_medians_and_alternate():
 def _chain(length: int) -> onnx.ModelProto:
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(64, 64)))[0].astype(np.float32)
     names = ["x", *(f"h{i}" for i in range(length - 1)), "y"]
-    nodes = [helper.make_node("MatMul", [a, "turn"], [b]) for a, b in zip(names, names[1:], strict=False)]
+    nodes = [helper.make_node("MatMul", [a, "turn"], [b]) for a, b in itertools.pairwise(names)]
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 64]) for name in ("x", "y")]
     graph = helper.make_graph(nodes, "chain", value[:1], value[1:], [numpy_helper.from_array(turn, "turn")])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -209,11 +209,9 @@ def _jpeg(data: bytes) -> Header:
     orientation, frames, frame, sof = 0, 1, b"", 0
     for marker, start, end in jpeg_segments(data):
         while marker == 0xDB and start < end:
-            wide = data[start] >> 4
-            table = data[start + 1 : start + 65]
-            if wide:
-                table = bytes(min(value, 255) for value in unpack_from(">64H", data, start + 1))
-            tables[data[start] & 15] = table
+            wide, table = data[start] >> 4, data[start + 1 : start + 65]
+            words = unpack_from(">64H", data, start + 1) if wide else ()
+            tables[data[start] & 15] = bytes(min(word, 255) for word in words) or table
             start += 129 if wide else 65
         if marker == 0xE1 and not orientation and data[start : start + 6] == b"Exif\0\0":
             orientation = _exif_orientation(data[start:end])

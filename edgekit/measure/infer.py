@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,11 @@ class Decision:
     batch: int = 1
     runner_up: str = ""
     notes: tuple[str, ...] = ()
+
+    def sentences(self) -> list[str]:
+        """Say it in lines: each field with its origin, then the runner-up and the notes."""
+        second = [f"runner-up: {self.runner_up}"] if self.runner_up else []
+        return [*(f"input {origin}" for origin in self.origins), *second, *self.notes]
 
 
 def decide(
@@ -289,9 +295,9 @@ def _settle_resize(known: _Known, bench: _Bench, gallery: Gallery) -> dict[str, 
             "inferred", {"resize": "letterbox", "where": where}, {"resize": reason, "where": "usual for its kind"}
         )
         return {}
-    options = {"squash": {"resize": "squash"}}
+    options: dict[str, dict[str, Any]] = {"squash": {"resize": "squash"}}
     if is_scores(bench.blank(wanted)[0].shape):
-        crops = {f"crop {ratio:g}": {"resize": "crop", "crop_ratio": ratio} for ratio in (0.875, 1.0)}
+        crops = {f"crop {share:g}": {"resize": "crop", "crop_ratio": share} for share in (0.875, 1.0)}
         options = {**crops, **options} if min(wanted.size) >= 160 else {**options, **crops}
     first = next(iter(options.values()))
     known.add("assumed", first, dict.fromkeys(first, "usual for such a model"))
@@ -333,14 +339,19 @@ def _settle_scaling(
 def _settle_on(
     known: _Known, evidence: _Evidence, standings: list[_Standing], order: Sequence[str]
 ) -> tuple[dict[str, Preprocess], str, tuple[str, ...]]:
-    """Take the commonest of those the evidence does not tell apart; give all of these, and the runner-up."""
-    tied = [standing for standing in standings if not standing.is_beaten_by(standings[0])]
-    chosen = min(tied, key=lambda standing: order.index(standing.name))
-    others = [standing for standing in standings if standing is not chosen]
+    """Take the commonest of those the evidence does not tell apart; give all of these, the runner-up and a note."""
+    chosen, tied = _commonest(standings, order)
     known.settle(chosen.wanted, (*SCALING, "color"), "inferred", f"{evidence.basis}: {evidence.figure(chosen)}")
+    others = [evidence.figure(standing) for standing in standings if standing is not chosen]
     family = {s.name: s.wanted for s in tied if s is chosen or s.name != OWN}
     note = (f"not told apart, so calibrated in turn: {', '.join(family)}",) if len(family) > 1 else ()
-    return family, evidence.figure(others[0]) if others else "", note
+    return family, others[0] if others else "", note
+
+
+def _commonest(standings: Sequence[_Standing], order: Sequence[str]) -> tuple[_Standing, list[_Standing]]:
+    """Of the candidates that the best does not clearly beat give the one that comes first in `order`, and all."""
+    tied = [standing for standing in standings if not standing.is_beaten_by(standings[0])]
+    return min(tied, key=lambda standing: order.index(standing.name)), tied
 
 
 def _candidates(known: _Known, images: Sequence[ndarray]) -> dict[str, Preprocess]:
@@ -399,8 +410,7 @@ def _compare_resizes(
     candidates = {name: known.preprocess(**{"crop_ratio": 1.0, **option}) for name, option in options.items()}
     images = {name: gallery.fitted(wanted)[0] for name, wanted in candidates.items()}
     standings = evidence.rank(candidates, images)
-    tied = [standing for standing in standings if not standing.is_beaten_by(standings[0])]
-    chosen = min(tied, key=lambda standing: list(options).index(standing.name))
+    chosen, tied = _commonest(standings, list(options))
     reason = f"{evidence.basis}: {', '.join(evidence.figure(standing) for standing in standings)}"
     known.settle(chosen.wanted, ("resize", "crop_ratio"), "inferred" if len(tied) == 1 else "assumed", reason)
 

@@ -44,7 +44,7 @@ _MIN_BLOCKS = 3  # in a session pair; in the first one budget or not
 _SLOT_SECONDS = 2e-3  # runs of one model in a row take about this long: long enough to refill the caches
 _WARM_RUNS, _WARM_SPREAD = 10, 0.05
 _WARM_SECONDS, _WARM_SHARE = 1.5, 0.15  # longest warm-up: in seconds, and as a share of the time it prepares
-_FEW_PAIRS, _SESSION_SPREAD = 3, 0.02  # below so many pairs sessions are unknown: widen by twice their usual 1%
+_FEW_PAIRS, _SESSION_SPREAD = 4, 0.02  # below so many pairs the interval is widened by the spread over their number
 _RESAMPLES = 2000
 _Z = 1.959963984540054  # 97.5% point of the normal distribution, then of Student's t with 1, 2, ... degrees of freedom
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -238,10 +238,10 @@ def interval(log_ratios: Sequence[Sequence[float]], seed: int = 0) -> tuple[floa
     kept together (Davison and Hinkley 1997, Bootstrap Methods, 3.8), with percentiles expanded for their small number
     (Hesterberg 2015, Am. Stat. 69:371): on A/A runs recorded here, quiet and loaded, it held the truth in 91-99% with
     six to twelve pairs. Fewer show too little of their spread: then blocks are resampled too, which errs on the wide
-    side; below three pairs 2% are added, twice what sessions usually differ; a single pair's blocks stand for pairs.
+    side. Three pairs, two and one also get 0.7%, 1% and 2% added, and the blocks of a single one stand for pairs.
     """
     groups = [np.sort(np.asarray(group, np.float64)) for group in log_ratios]
-    widen = _SESSION_SPREAD if len(groups) < _FEW_PAIRS else 0.0
+    widen = _SESSION_SPREAD / len(groups) if len(groups) < _FEW_PAIRS else 0.0
     if len(groups) == 1:
         groups = [groups[0][i : i + 1] for i in range(len(groups[0]))]
     n = len(groups)

@@ -77,10 +77,23 @@ def gather(model: ModelProto, path: Path, given: Given, samples: int) -> Materia
         _check_assignment(model, decision, known or shared.report, labelled)
     names = labelled.names if labelled is not None else _names(model, given)
     calibrate, choose, report = _streams(shared, decision, given.seed)
-    sentences = [*decision.sentences(), *shared.notes]
+    sentences = [*_sentences(decision), *shared.notes]
     if labelled is not None:
         sentences.append(f"classes: {labelled.source}")
     return Material(calibrate, choose, report, shared.report, decision, labelled, names, tuple(sentences))
+
+
+def _sentences(decision: infer.Decision) -> list[str]:
+    """Say how pictures are fed, and which fields were given, found out or assumed, those of one origin together."""
+    together: dict[tuple[str, str], list[str]] = {}
+    for origin in decision.origins:
+        together.setdefault((origin.source, origin.reason), []).append(origin.field)
+    origins = [
+        f"{', '.join(fields)}: {source}" + (f", {reason}" if reason else "")
+        for (source, reason), fields in together.items()
+    ]
+    second = [f"runner-up: {decision.runner_up}"] if decision.runner_up else []
+    return [str(decision.preprocess), *origins, *second, *decision.notes]
 
 
 def _ready_made(model: ModelProto, path: Path) -> Material:
