@@ -277,6 +277,14 @@ def outputs(model: ModelProto) -> set[str]:
     return {value.name for value in model.graph.output}
 
 
+def with_outputs(model: ModelProto, names: Iterable[str]) -> ModelProto:
+    """Give a copy that also gives out these values; onnxruntime infers their types."""
+    opened = copy(model)
+    shown = outputs(model)
+    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in shown)
+    return opened
+
+
 def inputs(model: ModelProto) -> list[Input]:
     """Give what has to be fed: the graph's inputs that no initializer fills."""
     filled = set(initializers(model))

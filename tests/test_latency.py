@@ -79,8 +79,8 @@ def test_five_percent_is_called_on_a_usual_machine():
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-@pytest.mark.parametrize("slower", [1.0, 1.3])
-def test_interval_holds_the_truth_in_nine_of_ten(machine, slower):
+def test_interval_holds_the_truth_in_nine_of_ten(machine):
+    slower = 1.3
     results = [Bench(seed, slower=slower, **machine).compare(seconds=4.0, seed=seed) for seed in range(120)]
     held = sum(result.low <= 1 / slower <= result.high for result in results)
     assert held >= 0.9 * 120

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgekit.session import Feed
 
 LATENCY_FEEDS = 8
-SHORT_SECONDS = 4.0  # of a comparison that only helps to choose
+SHORT_SECONDS = 3.0  # of a comparison that only helps to choose
 
 
 @dataclass

@@ -155,10 +155,8 @@ def _tiff(data: bytes) -> Header:
     depth, samples = max(tiff_values(data, fields, 258, 1)), tiff_values(data, fields, 277, 1)[0]
     mode = _TIFF_MODES.get(tiff_values(data, fields, 262, 1)[0], "unknown")
     mode = {("grey", 2): "grey-alpha", ("rgb", 4): "rgba"}.get((mode, samples), mode)
-    if tiff_values(data, fields, 339, 1)[0] == 3:
-        mode = "float"
-    elif (mode, depth) == ("grey", 1):
-        mode = "bilevel"
+    real = tiff_values(data, fields, 339, 1)[0] == 3
+    mode = "float" if real else "bilevel" if (mode, depth) == ("grey", 1) else mode
     lossless = tiff_values(data, fields, 259, 1)[0] in (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)
     return Header("tiff", width, height, _orientation(data, fields), mode, depth, len(offsets), lossless=lossless)
 
@@ -389,8 +387,10 @@ def _pnm(data: bytes) -> Header:
 
 
 def _sunras(data: bytes) -> Header:
-    width, height, depth, _, _, palette = unpack_from(">6I", data, 4)
-    mode = {1: "bilevel", 8: "palette" if palette else "grey", 24: "rgb"}[depth]  # of 32 the order is in dispute
+    width, height, depth, _, _, _, size = unpack_from(">7I", data, 4)
+    third = size // 3
+    grey = len({data[start : start + third] for start in (32, 32 + third, 32 + 2 * third)}) == 1
+    mode = {1: "bilevel", 8: "grey" if grey else "palette", 24: "rgb"}[depth]  # of 32 the order is in dispute
     return Header("sunras", width, height, mode=mode, depth=min(depth, 8), lossless=True)
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DEFAULT_QUALITY = 90
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
     """Hold a decoded picture.
 
@@ -65,7 +65,8 @@ def decode(data: bytes, max_pixels: int = 100_000_000) -> Picture:
     else:
         # The colours of BMP's oldest header (12 bytes) come out right only when colour is asked for.
         old = header.format == "bmp" and data[14] == 12
-        mended = _with_grey_ramp(data) if (header.format, header.mode) == ("sunras", "grey") else data
+        bare = header.format == "sunras" and header.mode == "grey" and data[28:32] == bytes(4)
+        mended = _with_grey_ramp(data) if bare else data
         pixels = _imdecode(mended, cv2.IMREAD_COLOR if old else cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise Unreadable(f"{_damage(data, header)} {_name(header.format)}")
@@ -118,7 +119,8 @@ def encode(
     if not done:
         height, width = pixels.shape[:2]
         raise EdgekitError(f"a picture of {width}x{height} pixels does not fit {_name(format)}", "use png")
-    return _with_grey_ramp(data.tobytes()) if (format, channels) == ("sunras", 1) else bytes(data)
+    encoded: bytes = data.tobytes()
+    return _with_grey_ramp(encoded) if (format, channels) == ("sunras", 1) else encoded
 
 
 def output_format(header: Header, suffix: str) -> tuple[str, str, str | None]:
@@ -139,7 +141,7 @@ def output_format(header: Header, suffix: str) -> tuple[str, str, str | None]:
         return "png", ".png", f"{_name('mpo' if named == 'mpo' else header.format)} cannot be written: PNG instead"
     if named == header.format or suffix.lower() == truthful:
         return header.format, suffix, None
-    return header.format, truthful, f"{_name(header.format)} under the name {suffix or 'of a file without suffix'}"
+    return header.format, truthful, f"the content is {_name(header.format)}, the suffix {suffix or 'missing'}"
 
 
 # Format -> suffix, channels and bits that OpenCV both writes and reads back.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -44,14 +44,20 @@ class Target:
     dtype: str
     batch: int
 
+    def require_size(self, height: int, width: int) -> None:
+        """Raise EdgekitError when the graph says another size."""
+        if self.size[0] not in (None, height) or self.size[1] not in (None, width):
+            takes = f"{self.size[1] or 'any'}x{self.size[0] or 'any'}"
+            raise EdgekitError(f"--size {width}x{height}: the model takes {takes} (width x height)", "leave --size out")
 
-def picture_input(model: ModelProto, supplied: Collection[str] = (), layout: str | None = None) -> Target:
-    """Find the one input that takes pictures, `supplied` ones apart; raise EdgekitError when there is no such input.
+
+def picture_input(model: ModelProto, layout: str | None = None) -> Target:
+    """Find the input that takes pictures; raise EdgekitError when it does not, or there are several.
 
     A picture has 3 or 4 axes, 1, 3 or 4 channels (no such axis: grey), and a type in preprocess.DTYPES. Where the shape
     does not say which axis holds the channels, the way to the first convolution does.
     """
-    entries = [entry for entry in graph.inputs(model) if entry.name not in supplied]
+    entries = graph.inputs(model)
     shown = ", ".join(f"{entry.name} {entry.dtype} {_joined(entry.shape)}" for entry in entries)
     if len(entries) != 1:
         raise EdgekitError(f"the model has {len(entries)} inputs ({shown}): pictures alone do not feed it", FEEDS)
@@ -132,8 +138,8 @@ class Calibration:
         return f"{self.count} {kind}{skipped}"
 
 
-def from_pictures(sources: Sequence[Source], decision: Decision, extra: Feed | None = None) -> Calibration:
-    """Stream pictures as `decision` feeds them, its family in turn; `extra` holds the model's other inputs.
+def from_pictures(sources: Sequence[Source], decision: Decision) -> Calibration:
+    """Stream pictures as `decision` feeds them, its family in turn.
 
     Raises EdgekitError, while it is gone through, when not one picture can be read.
     """
@@ -144,7 +150,7 @@ def from_pictures(sources: Sequence[Source], decision: Decision, extra: Feed | N
         found = False
         for array in _batches(inputs, decision):
             found = True
-            yield {decision.input_name: array, **(extra or {})}
+            yield {decision.input_name: array}
         if not found:
             reason = next(iter(unreadable.items()), ("", "there is none"))
             raise EdgekitError(
@@ -155,7 +161,7 @@ def from_pictures(sources: Sequence[Source], decision: Decision, extra: Feed | N
     return Calibration("real", len(sources), feeds, _FilesAnd(sources, _stamp(decision)))
 
 
-def from_synthetic(decision: Decision, count: int = 128, seed: int = 0, extra: Feed | None = None) -> Calibration:
+def from_synthetic(decision: Decision, count: int = 128, seed: int = 0) -> Calibration:
     """Stream `count` synthetic pictures as `decision` feeds them, its family in turn."""
 
     def feeds(_: dict[str, str]) -> Iterator[Feed]:
@@ -163,7 +169,7 @@ def from_synthetic(decision: Decision, count: int = 128, seed: int = 0, extra: F
         # The two kinds of picture alternate, so the family moves on every second one: each meets both.
         inputs = (_member(decision, index // 2).apply(pixels) for index, pixels in enumerate(pictures))
         for array in _batches(inputs, decision):
-            yield {decision.input_name: array, **(extra or {})}
+            yield {decision.input_name: array}
 
     return Calibration("synthetic", count, feeds, [f"{count} {seed}".encode(), _stamp(decision)])
 

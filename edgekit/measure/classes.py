@@ -20,6 +20,8 @@ from edgekit.spec import nearest
 if TYPE_CHECKING:
     from numpy import ndarray
 
+    from edgekit.measure.preprocess import Preprocess
+
 METADATA_KEY = "edgekit.classes"
 NOBODY = "-"  # stands for an output that no folder belongs to
 GAIN = 0.2  # another assignment is worth a word when it scores this much more, 0..1
@@ -133,9 +135,10 @@ class Folders:
 
     @classmethod
     def of(cls, labels: Sequence[str | None], classes: Classes | None) -> Folders:
-        """Number the folders of pictures; their outputs are those of `classes` where these are sure."""
-        folders = sorted({label or "" for label in labels})
-        rows = np.array([folders.index(label or "") for label in labels], np.int64)
+        """Number the folders of pictures, none when a picture has none; outputs are those of `classes` where sure."""
+        named = [] if None in labels else [str(label) for label in labels]
+        folders = sorted(set(named))
+        rows = np.array([folders.index(label) for label in named], np.int64)
         known = classes is not None and classes.sure and all(folder in classes.index for folder in folders)
         return cls(rows, np.array([classes.index[folder] for folder in folders]) if classes and known else None)
 
@@ -174,6 +177,27 @@ def _likelihoods(logits: ndarray, own: ndarray) -> ndarray:
     return likelihoods
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How one candidate did: its figure, and a score for each picture, higher being better."""
+
+    name: str
+    wanted: Preprocess
+    figure: float
+    scores: ndarray
+
+    def is_beaten_by(self, other: Standing) -> bool:
+        """Tell whether `other` is better by more than two standard errors of the paired difference."""
+        gap = other.scores - self.scores
+        return len(gap) > 1 and bool(gap.mean() > 2 * gap.std(ddof=1) / np.sqrt(len(gap)))
+
+
+def commonest(standings: Sequence[Standing], order: Sequence[str]) -> tuple[Standing, list[Standing]]:
+    """Of the candidates that the first does not clearly beat give the one that comes first in `order`, and all."""
+    tied = [standing for standing in standings if not standing.is_beaten_by(standings[0])]
+    return min(tied, key=lambda standing: order.index(standing.name)), tied
+
+
 def probabilities(outputs: ndarray) -> ndarray:
     """Turn scores (n x classes; n x 1 for a binary model) into probabilities: softmax or sigmoid, unless they are."""
     values = np.nan_to_num(outputs.astype(np.float64), posinf=1e9, neginf=-1e9)
@@ -189,14 +213,14 @@ def probabilities(outputs: ndarray) -> ndarray:
 
 
 def information(outputs: ndarray) -> tuple[float, ndarray]:
-    """Give the mutual information of picture and class, in nats, from scores (n x classes), and each picture's part."""
+    """Give the mutual information of picture and class, in nats, of scores (n x classes), and each picture's part."""
     shares = probabilities(outputs)
     scores: ndarray = (shares * np.log(shares / shares.mean(axis=0))).sum(axis=1)
     return float(scores.mean()), scores
 
 
 def detections(outputs: ndarray) -> tuple[float, ndarray]:
-    """Give the same for outputs (n x values) among which are probabilities of their own, such as a detector's scores."""
+    """Give the same for outputs (n x values) some of which are probabilities of their own, as a detector's scores."""
     inside = ((outputs >= 0) & (outputs <= 1)).all(axis=0)
     yes = np.clip(outputs[:, inside].astype(np.float64), 1e-6, 1 - 1e-6)
     mean = yes.mean(axis=0)

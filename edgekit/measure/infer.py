@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -12,10 +11,10 @@ from edgekit.errors import EdgekitError
 from edgekit.lazy import np
 from edgekit.measure import preprocess, synthetic
 from edgekit.measure.calibration import Target, picture_input
-from edgekit.measure.classes import Classes, Folders, detections, information
+from edgekit.measure.classes import Classes, Folders, Standing, commonest, detections, information
 from edgekit.measure.drift import is_scores
 from edgekit.measure.preprocess import SCALING, Preprocess
-from edgekit.measure.roles import Gallery
+from edgekit.measure.roles import Gallery, moments
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,10 +24,10 @@ if TYPE_CHECKING:
 
     from edgekit.data.folder import Source
 
-FAMILIES = {"unit-like": ("imagenet", "unit", "signed"), "raw-like": ("raw", "caffe")}
+UNIT_LIKE, RAW_LIKE = ("imagenet", "unit", "signed"), ("raw", "caffe")
 OWN = "own"  # the pictures' own mean and std
 # Where the evidence does not tell candidates apart the commoner one is taken: the first of these.
-ORDER = {1: ("unit", "signed", OWN, "imagenet", "raw", "caffe"), 3: ("imagenet", "unit", "signed", OWN, "raw", "caffe")}
+ORDER = {1: ("unit", "signed", OWN, "imagenet", *RAW_LIKE), 3: (*UNIT_LIKE, OWN, *RAW_LIKE)}
 OPEN_SIZES = (224, 256, 299, 320, 384, 416, 512, 640, 160, 128, 96, 64, 48, 32, 28)
 FIRST = 48  # pictures after which candidates that are clearly worse are dropped
 ENOUGH = 8  # unlabelled pictures below which predictions say nothing
@@ -43,11 +42,12 @@ class Origin:
     source: str
     reason: str = ""
 
-    def __str__(self) -> str:
-        value = self.value[::-1] if self.field == "size" else self.value
-        if isinstance(value, tuple):
-            value = ("x" if self.field == "size" else ",").join(f"{part:g}" for part in value)
-        return f"{self.field} {value}: {self.source}" + (f", {self.reason}" if self.reason else "")
+    @property
+    def shown(self) -> str:
+        """The value as it would be typed."""
+        values = self.value if isinstance(self.value, tuple) else (self.value,)
+        words = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+        return "x".join(reversed(words)) if self.field == "size" else ",".join(words)
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,13 @@ class Decision:
     notes: tuple[str, ...] = ()
 
     def sentences(self) -> list[str]:
-        """Say it in lines: each field with its origin, then the runner-up and the notes."""
+        """Say it in lines: fields by where they come from, then the runner-up and the notes."""
+        grouped: dict[str, list[str]] = {}
+        for origin in self.origins:
+            why = f"{origin.source}, {origin.reason}" if origin.reason else origin.source
+            grouped.setdefault(why, []).append(f"{origin.field} {origin.shown}")
         second = [f"runner-up: {self.runner_up}"] if self.runner_up else []
-        return [*(f"input {origin}" for origin in self.origins), *second, *self.notes]
+        return [*(f"input: {', '.join(fields)} ({why})" for why, fields in grouped.items()), *second, *self.notes]
 
 
 def decide(
@@ -79,7 +83,6 @@ def decide(
     model_path: Path | None = None,
     pictures: Sequence[Source] = (),
     classes: Classes | None = None,
-    extra: Mapping[str, ndarray] | None = None,
     threads: int = 1,
 ) -> Decision:
     """Decide how pictures are fed to `model`; each field comes from the first of these that has it.
@@ -87,31 +90,35 @@ def decide(
     `given` (as `preprocess.parse` takes it), the model's metadata, preprocessor_config.json beside `model_path`, then
     inference: the graph; fp32 accuracy on `pictures` with folder labels, through `classes` where these are sure, else
     through the best assignment of folders to outputs; the information unlabelled pictures carry over to the prediction;
-    the first layer's response. `extra` feeds the model's other inputs. Raises EdgekitError when the model does not take
-    pictures, or not such ones.
+    the first layer's response. Raises EdgekitError when the model does not take pictures, or not such ones.
     """
     said, reasons = preprocess.parse(given or {})
-    target = picture_input(model, tuple(extra or ()), said.get("layout"))
+    target = picture_input(model, said.get("layout"))
     known = _Known(target)
     known.add("given", said, reasons)
     known.add_graph()
     for source, values, reason in preprocess.declared(graph.metadata(model), model_path):
         known.add(source, values, dict.fromkeys(values, reason))
-    bench = _Bench(model, target, extra or {}, threads)
+    bench = _Bench(model, target, threads)
     gallery = Gallery(pictures)
     _settle_size(known, bench, gallery)
     resizes = _settle_resize(known, bench, gallery)
-    evidence = _Evidence(bench, gallery, known.preprocess(), classes)
-    color_is_open = target.channels == 3 and "color" not in known
+    color_is_open = "color" not in known
+    is_decided = "range" in known and not color_is_open and len(resizes) < 2
+    evidence = _Evidence(bench, Gallery(()) if is_decided else gallery, known.preprocess(), classes)
     family, runner_up, notes = _settle_scaling(known, evidence, model)
     if color_is_open:
         _settle_color(known, evidence)
     _compare_resizes(known, evidence, gallery, resizes)
     chosen = known.preprocess()
     bench.blank(chosen)
-    members = tuple(_like(member, chosen, color_is_open and name != "caffe") for name, member in family.items())
+    resized = {name: getattr(chosen, name) for name in ("resize", "crop_ratio", "where", "fill")}
+    members = [
+        replace(_recolored(member, chosen.color) if color_is_open and name != "caffe" else member, **resized)
+        for name, member in family.items()
+    ]
     origins = tuple(known.origins.values())
-    return Decision(chosen, members or (chosen,), origins, target.name, target.batch, runner_up, notes)
+    return Decision(chosen, tuple(members) or (chosen,), origins, target.name, target.batch, runner_up, notes)
 
 
 class _Known:
@@ -141,36 +148,42 @@ class _Known:
         size, dtype = self.target.size, self.target.dtype
         self.add("inferred", {"layout": self.target.layout, "dtype": dtype})
         if self.target.channels != 3:
-            self.add("inferred", {"color": self.preprocess(size=(1, 1)).color}, {"color": "by the number of channels"})
+            self.add("inferred", {"color": self.color}, {"color": "by the number of channels"})
         if dtype in ("uint8", "int8"):
             raw = {"range": (0.0, 255.0), "mean": (128.0 if dtype == "int8" else 0.0,), "std": (1.0,)}
             self.add("inferred", raw, dict.fromkeys(SCALING, f"the input is {dtype}"))
         if "size" in self:
-            height, width = self.origins["size"].value
-            if size[0] not in (None, height) or size[1] not in (None, width):
-                what = f"--size {width}x{height}: the model takes {size[1] or 'any'}x{size[0] or 'any'}"
-                raise EdgekitError(f"{what} (width x height)", "leave --size out")
+            self.target.require_size(*self.origins["size"].value)
         elif None not in size:
             self.add("inferred", {"size": size})
+
+    def open(self, *names: str) -> tuple[str, ...]:
+        """Give those of the fields that nobody has decided."""
+        return tuple(name for name in names if name not in self)
 
     def settle(self, wanted: Preprocess, names: Sequence[str], source: str, reason: str) -> None:
         """Take fields from a preprocessing, instead of what was there."""
         for name in names:
             self.origins[name] = Origin(name, getattr(wanted, name), source, reason)
 
+    @property
+    def color(self) -> str:
+        """What is known of the colour, or the plain one for the number of channels."""
+        origin = self.origins.get("color")
+        return str(origin.value) if origin else {1: "grey", 3: "rgb", 4: "rgba"}[self.target.channels]
+
     def preprocess(self, **changes: Any) -> Preprocess:
         """Make the preprocessing of what is known, plain where nothing is."""
-        plain = {"color": {1: "grey", 3: "rgb", 4: "rgba"}[self.target.channels]}
-        return Preprocess(**{**plain, **{name: origin.value for name, origin in self.origins.items()}, **changes})
+        values = {name: origin.value for name, origin in self.origins.items()}
+        return Preprocess(**{**values, "color": self.color, **changes})
 
 
 class _Bench:
     """The model as a function of one picture."""
 
-    def __init__(self, model: ModelProto, target: Target, extra: Mapping[str, ndarray], threads: int) -> None:
+    def __init__(self, model: ModelProto, target: Target, threads: int) -> None:
         self.target = target
         self._session = session.open_session(model, threads=threads)
-        self._extra = extra
         self.shapes = [tuple(output.shape) for output in self._session.get_outputs()]
 
     def outputs(self, wanted: Preprocess, image: ndarray) -> list[ndarray]:
@@ -180,36 +193,24 @@ class _Bench:
             array = np.repeat(array, self.target.batch, axis=0)
         return [
             np.nan_to_num(answer[:1] if np.ndim(answer) else np.reshape(answer, (1, 1, 1)))
-            for answer in session.run(self._session, {self.target.name: array, **self._extra})
+            for answer in session.run(self._session, {self.target.name: array})
         ]
 
     def blank(self, wanted: Preprocess) -> list[ndarray]:
         """Run on a plain grey picture; raise EdgekitError when the model cannot be fed like this."""
         return self.outputs(wanted, np.full((*wanted.size, wanted.channels), 114, np.uint8))
 
+    def is_classifier(self, wanted: Preprocess) -> bool:
+        """Tell whether the first output looks like class scores."""
+        return is_scores(self.blank(wanted)[0].shape)
+
     def sample(self, wanted: Preprocess, image: ndarray) -> ndarray:
         """Give some values of all outputs of fixed shape, flat: at most 20,000, always the same ones."""
-        answers = self.outputs(wanted, image)
-        fixed = [all(isinstance(side, int) for side in shape[1:]) for shape in self.shapes]
-        flat = [answer.reshape(-1) for answer, is_fixed in zip(answers, fixed, strict=True) if is_fixed]
-        values = np.concatenate([np.zeros(1, np.float32), *flat])
+        answers = zip(self.outputs(wanted, image), self.shapes, strict=True)
+        fixed = [answer.reshape(-1) for answer, shape in answers if all(isinstance(side, int) for side in shape[1:])]
+        values = np.concatenate([np.zeros(1, np.float32), *fixed])
         taken: ndarray = values[np.linspace(0, len(values) - 1, min(20_000, len(values))).astype(np.int64)]
         return taken
-
-
-@dataclass(frozen=True)
-class _Standing:
-    """How one candidate did: its figure, and a score for each picture (higher is better)."""
-
-    name: str
-    wanted: Preprocess
-    figure: float
-    scores: ndarray
-
-    def is_beaten_by(self, other: _Standing) -> bool:
-        """Tell whether `other` is better by more than two standard errors of the paired difference."""
-        gap = other.scores - self.scores
-        return len(gap) > 1 and bool(gap.mean() > 2 * gap.std(ddof=1) / np.sqrt(len(gap)))
 
 
 class _Evidence:
@@ -218,23 +219,22 @@ class _Evidence:
     def __init__(self, bench: _Bench, gallery: Gallery, wanted: Preprocess, classes: Classes | None) -> None:
         self._bench = bench
         self.images, labels = gallery.fitted(wanted)
-        first = bench.blank(wanted)[0]
-        self.is_classifier = is_scores(first.shape)
+        self.is_classifier = bench.is_classifier(wanted)
         self.is_enough = len(self.images) >= ENOUGH
         self.folders = Folders.of(labels, classes)
-        self.labelled = self.is_classifier and self.is_enough and self.folders.can_judge(first.size)
+        self.labelled = self.is_classifier and self.is_enough and self.folders.can_judge(bench.blank(wanted)[0].size)
 
     def rank(
         self, candidates: Mapping[str, Preprocess], images: Mapping[str, list[ndarray]] | None = None
-    ) -> list[_Standing]:
+    ) -> list[Standing]:
         """Order candidates, the best first; those clearly beaten on the first pictures see no more and are left out."""
         judge = self.folders.judge if self.labelled else information if self.is_classifier else detections
         answers: dict[str, list[ndarray]] = {name: [] for name in candidates}
-        standings: list[_Standing] = []
+        standings: list[Standing] = []
         for part in (slice(0, FIRST), slice(FIRST, None)) if self.is_classifier else (slice(0, FIRST),):
             for name, rows in answers.items():
                 rows += [self._answer(candidates[name], image) for image in (images or {}).get(name, self.images)[part]]
-            standings = [_Standing(name, candidates[name], *judge(np.stack(rows))) for name, rows in answers.items()]
+            standings = [Standing(name, candidates[name], *judge(np.stack(rows))) for name, rows in answers.items()]
             standings.sort(key=lambda standing: -float(standing.scores.mean()))
             standings = [s for place, s in enumerate(standings) if place < 2 or not s.is_beaten_by(standings[0])]
             answers = {standing.name: answers[standing.name] for standing in standings}
@@ -245,18 +245,17 @@ class _Evidence:
             return self._bench.outputs(wanted, image)[0].reshape(-1)
         return self._bench.sample(wanted, image)
 
-    def figure(self, standing: _Standing) -> str:
+    def figure(self, standing: Standing) -> str:
         """Say how a candidate did."""
-        if self.labelled:
-            return f"{standing.name} {standing.figure:.1%}"
-        return f"{standing.name} {standing.figure:.3g} nats"
+        return f"{standing.name} " + (f"{standing.figure:.1%}" if self.labelled else f"{standing.figure:.3g} nats")
 
     @property
     def basis(self) -> str:
         """Say what candidates are judged by."""
         count = len(self.images) if self.is_classifier else min(FIRST, len(self.images))
-        what = "fp32 accuracy on" if self.labelled else "information in the predictions on"
-        return f"{what} {count} {'labelled' if self.labelled else 'unlabelled'} pictures"
+        if self.labelled:
+            return f"fp32 accuracy on {count} labelled pictures"
+        return f"information in the predictions on {count} unlabelled pictures"
 
 
 def _settle_size(known: _Known, bench: _Bench, gallery: Gallery) -> None:
@@ -286,17 +285,13 @@ def _settle_resize(known: _Known, bench: _Bench, gallery: Gallery) -> dict[str, 
     if gallery.shapes == {wanted.size}:
         known.add("inferred", {"resize": "squash"}, {"resize": "the pictures have the model's size"})
         return {}
-    cells = sum((wanted.size[0] // stride) * (wanted.size[1] // stride) for stride in (8, 16, 32))
-    if any(side in (cells, 3 * cells) for shape in bench.shapes for side in shape[1:]):
-        # One row a cell, and one box a cell, is what YOLOX writes; it puts pictures at the top left.
-        where = "top-left" if any(shape[1:2] == (cells,) for shape in bench.shapes) else "centre"
-        reason = f"the output has the {cells} cells of a YOLO head"
-        known.add(
-            "inferred", {"resize": "letterbox", "where": where}, {"resize": reason, "where": "usual for its kind"}
-        )
-        return {}
     options: dict[str, dict[str, Any]] = {"squash": {"resize": "squash"}}
-    if is_scores(bench.blank(wanted)[0].shape):
+    cells = sum((wanted.size[0] // stride) * (wanted.size[1] // stride) for stride in (8, 16, 32))
+    if any(side in (cells, 3 * cells) for shape in bench.shapes if len(shape) == 3 for side in shape[1:]):
+        # One row and one box a cell is what YOLOX writes; it puts pictures at the top left.
+        where = "top-left" if any(shape[1:2] == (cells,) for shape in bench.shapes) else "centre"
+        options = {"letterbox": {"resize": "letterbox", "where": where}}
+    elif bench.is_classifier(wanted):
         crops = {f"crop {share:g}": {"resize": "crop", "crop_ratio": share} for share in (0.875, 1.0)}
         options = {**crops, **options} if min(wanted.size) >= 160 else {**options, **crops}
     first = next(iter(options.values()))
@@ -320,76 +315,64 @@ def _settle_scaling(
         best = f"at best {standings[0].figure:.1%} right ({standings[0].name})"
         notes = (f"fed in no way that was tried does the model recognise the labelled pictures: {best}",)
     target = known.target
-    responses = {
-        name: synthetic.response(model, target.name, wanted, target.batch) or 0.0 for name, wanted in candidates.items()
-    }
-    kin, why = _kin(responses)
-    members = {name: candidates[name] for name in candidates if name in (*FAMILIES[kin], OWN)}
+    responses = {n: synthetic.response(model, target.name, c, target.batch) for n, c in candidates.items()}
+    is_raw, why = synthetic.is_raw_like(responses["signed"], responses["raw"])
+    members = {n: c for n, c in candidates.items() if (n in RAW_LIKE) == is_raw}
+    if OWN in members and _is_near(members[OWN], candidates["imagenet"]):
+        del members[OWN]
+    runner_up = ""
     if evidence.is_classifier and evidence.is_enough:
-        _, runner_up, _ = _settle_on(known, evidence, evidence.rank(members), tuple(members))
+        standings = evidence.rank(members)
+        _, runner_up, _ = _settle_on(known, evidence, standings, [standing.name for standing in standings])
     else:
-        nearest = min(FAMILIES[kin], key=lambda name: _distance(responses[name]))
-        known.settle(candidates[nearest], (*SCALING, "color"), "assumed", f"{nearest}: {why}")
-        runner_up = ""
-    scaling = known.preprocess()
-    family = {n: c for n, c in members.items() if n != OWN or c.mean == scaling.mean}
+        # Mean subtraction does not show in a response.
+        name = "raw" if is_raw else min(UNIT_LIKE, key=lambda name: synthetic.unlikelihood(responses[name]))
+        known.settle(candidates[name], known.open(*SCALING, "color"), "assumed", f"{name}: {why}")
+    family = {n: c for n, c in members.items() if n != OWN or c.mean == known.preprocess().mean}
     return family, runner_up, (*notes, f"calibrated as {', '.join(family)} in turn: {why}")
 
 
+def _is_near(own: Preprocess, usual: Preprocess) -> bool:
+    """Tell whether the pictures' own mean and std are about those of a preset, so that only labels tell them apart."""
+    gaps = [np.abs(np.array(a) / 255 - b).max() for a, b in ((own.mean, usual.mean), (own.std, usual.std))]
+    return bool(gaps[0] < 0.1 and gaps[1] < 0.05)
+
+
 def _settle_on(
-    known: _Known, evidence: _Evidence, standings: list[_Standing], order: Sequence[str]
+    known: _Known, evidence: _Evidence, standings: list[Standing], order: Sequence[str]
 ) -> tuple[dict[str, Preprocess], str, tuple[str, ...]]:
     """Take the commonest of those the evidence does not tell apart; give all of these, the runner-up and a note."""
-    chosen, tied = _commonest(standings, order)
-    known.settle(chosen.wanted, (*SCALING, "color"), "inferred", f"{evidence.basis}: {evidence.figure(chosen)}")
+    chosen, tied = commonest(standings, order)
+    names = known.open(*SCALING, "color")
+    known.settle(chosen.wanted, names, "inferred", f"{evidence.basis}: {evidence.figure(chosen)}")
     others = [evidence.figure(standing) for standing in standings if standing is not chosen]
     family = {s.name: s.wanted for s in tied if s is chosen or s.name != OWN}
     note = (f"not told apart, so calibrated in turn: {', '.join(family)}",) if len(family) > 1 else ()
     return family, others[0] if others else "", note
 
 
-def _commonest(standings: Sequence[_Standing], order: Sequence[str]) -> tuple[_Standing, list[_Standing]]:
-    """Of the candidates that the best does not clearly beat give the one that comes first in `order`, and all."""
-    tied = [standing for standing in standings if not standing.is_beaten_by(standings[0])]
-    return min(tied, key=lambda standing: order.index(standing.name)), tied
-
-
 def _candidates(known: _Known, images: Sequence[ndarray]) -> dict[str, Preprocess]:
     """Give the presets, and the pictures' own mean and std, the commoner ones first."""
-    channels = known.target.channels
-    color = known.preprocess().color if "color" in known else None
+    channels, color = known.target.channels, known.color if "color" in known else None
     found = {}
     for name in ORDER[1 if channels == 1 else 3]:
         if name != OWN:
             found[name] = known.preprocess(**preprocess.preset(name, channels, color))
         elif images:
-            pixels = np.concatenate([image.reshape(-1, channels) for image in images])
-            mean, std = (np.round(values, 2).tolist() for values in (pixels.mean(axis=0), pixels.std(axis=0) + 0.01))
-            order = -1 if color == "bgr" else 1
-            own = {"range": (0.0, 255.0), "mean": tuple(mean[::order]), "std": tuple(std[::order])}
-            found[name] = known.preprocess(**own)
+            mean, std = moments(images)
+            plain = "rgb" if channels == 3 else known.color
+            found[name] = known.preprocess(range=(0.0, 255.0), mean=mean, std=std, color=plain)
+            found[name] = _recolored(found[name], color or plain)
     return found
-
-
-def _kin(responses: Mapping[str, float]) -> tuple[str, str]:
-    """Tell from the first layer's responses whether the model is fed small values or 0..255, and why."""
-    small, large = responses["signed"], responses["raw"]
-    if not small or not large:
-        return "unit-like", "the first layer tells nothing, and values around 0..1 are the commonest"
-    why = f"the first layer's outputs deviate by {small:.2g} when fed -1..1, {large:.3g} when fed 0..255"
-    return ("unit-like" if _distance(small) <= _distance(large) else "raw-like"), f"{why}; 1 is usual"
-
-
-def _distance(response: float) -> float:
-    return abs(math.log(response)) if response > 0 else math.inf
 
 
 def _settle_color(known: _Known, evidence: _Evidence) -> None:
     """Decide RGB or BGR: by the evidence where it tells them apart, else by what is usual for the kind of model."""
     chosen = known.preprocess()
     # Models fed plain 0..255 with channels first come from Caffe and OpenCV, whose pictures are BGR.
-    usual = "bgr" if chosen.range[1] == 255 and chosen.mean[0] in (0.0, 103.939) and chosen.layout == "NCHW" else "rgb"
-    options = {color: _like(chosen, chosen, True, color) for color in (usual, "bgr" if usual == "rgb" else "rgb")}
+    is_plain = chosen.range == (0.0, 255.0) and chosen.mean == (0.0,) and chosen.layout == "NCHW"
+    usual = "bgr" if chosen.color == "bgr" or is_plain else "rgb"
+    options = {color: _recolored(chosen, color) for color in (usual, "bgr" if usual == "rgb" else "rgb")}
     reason, source, picked = "usual for such a model", "assumed", usual
     if evidence.is_enough:
         first, second = evidence.rank(options)[:2]
@@ -398,7 +381,7 @@ def _settle_color(known: _Known, evidence: _Evidence) -> None:
             source, picked = "inferred", first.name
     known.settle(options[picked], ("color",), source, reason)
     for name in ("mean", "std"):
-        known.settle(options[picked], (name,), known.origins[name].source, known.origins[name].reason)
+        known.origins[name] = replace(known.origins[name], value=getattr(options[picked], name))
 
 
 def _compare_resizes(
@@ -410,15 +393,13 @@ def _compare_resizes(
     candidates = {name: known.preprocess(**{"crop_ratio": 1.0, **option}) for name, option in options.items()}
     images = {name: gallery.fitted(wanted)[0] for name, wanted in candidates.items()}
     standings = evidence.rank(candidates, images)
-    chosen, tied = _commonest(standings, list(options))
+    chosen, tied = commonest(standings, list(options))
     reason = f"{evidence.basis}: {', '.join(evidence.figure(standing) for standing in standings)}"
     known.settle(chosen.wanted, ("resize", "crop_ratio"), "inferred" if len(tied) == 1 else "assumed", reason)
 
 
-def _like(member: Preprocess, chosen: Preprocess, recolor: bool, color: str = "") -> Preprocess:
-    """Give `member` with the resizing of `chosen`, and with its colour (or `color`) when it may be changed."""
-    color = color or chosen.color
-    same = {name: getattr(chosen, name) for name in ("resize", "crop_ratio", "where", "fill")}
-    if not recolor or member.color == color:
-        return replace(member, **same)
-    return replace(member, **same, color=color, mean=member.mean[::-1], std=member.std[::-1])
+def _recolored(wanted: Preprocess, color: str) -> Preprocess:
+    """Give the same scaling of each channel in another order of channels."""
+    if wanted.color == color:
+        return wanted
+    return replace(wanted, color=color, mean=wanted.mean[::-1], std=wanted.std[::-1])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -58,17 +57,15 @@ def peak_memory(
         # The index keeps the feeds apart and in order, and an input called "file" from np.savez's own parameter.
         arrays = {f"{index} {name}": value for index, feed in enumerate(feeds) for name, value in feed.items()}
         np.savez(archive, **arrays)  # type: ignore[arg-type]
-        return _in_fresh_process([str(model), str(archive), str(threads)], timeout_seconds)
+        return _in_fresh_process([str(Path(model).resolve()), str(archive), str(threads)], timeout_seconds)
 
 
 def _in_fresh_process(arguments: list[str], timeout_seconds: float) -> Peak | None:
-    # The package may have been found through a test runner's or a notebook's sys.path, which a child does not inherit.
-    package_root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
     try:
         done = subprocess.run(
             [sys.executable, "-m", "edgekit.measure.memory", *arguments],
-            env={**os.environ, "PYTHONPATH": path},
+            # `-m` looks here first: a test runner or notebook may have found the package where a child would not.
+            cwd=Path(__file__).resolve().parents[2],
             capture_output=True,
             timeout=timeout_seconds,
             check=True,

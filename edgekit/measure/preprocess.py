@@ -64,11 +64,11 @@ class Preprocess:
             values = getattr(self, field)
             if len(values) not in (1, self.channels):
                 what = f"{len(values)} values for {self.channels} channel(s) ({self.color})"
-                raise EdgekitError(f"--{field} {_list(values)}: {what}", f"give one, or {self.channels}")
+                shown = ",".join(f"{value:g}" for value in values)
+                raise EdgekitError(f"--{field} {shown}: {what}", f"give one, or {self.channels}")
         if "C" not in self.layout and self.channels != 1:
-            raise EdgekitError(
-                f"--color {self.color}: the model's input ({self.layout}) has no channels", "use --color grey"
-            )
+            what = f"--color {self.color}: the model's input ({self.layout}) has no channels"
+            raise EdgekitError(what, "use --color grey")
 
     @property
     def channels(self) -> int:
@@ -176,15 +176,6 @@ class Preprocess:
             ]
         )
 
-    def __str__(self) -> str:
-        """Say it in a line."""
-        low, high = self.range
-        how = f"crop {self.crop_ratio:g}" if self.resize == "crop" else self.resize
-        if self.resize == "letterbox":
-            how += f" {self.where} {self.fill}"
-        scaled = f"{low:g}..{high:g}, mean {_list(self.mean)}, std {_list(self.std)}"
-        return f"{self.size[1]}x{self.size[0]} {how}, {self.color}, {scaled}, {self.layout} {self.dtype}"
-
 
 def preset(name: str, channels: int = 3, color: str | None = None) -> dict[str, Any]:
     """Give a preset's range, mean, std and color: for grey averaged, for another `color` in its order."""
@@ -204,9 +195,9 @@ def preset(name: str, channels: int = 3, color: str | None = None) -> dict[str, 
 def parse(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Read flags or config values: `size` 224 or WIDTHxHEIGHT, `mean` 0.5 or 0.485,0.456,0.406, `range` 255 or -1,1 ...
 
-    Gives the fields that were said (and `preset`, when it was), with a reason for those that follow from others: range,
-    mean and std go together. When one is given, the others become neutral (0 and 1), and the range 0..255 when a mean or
-    std above 1 says so, else 0..1. Raises EdgekitError for what cannot be read or is out of bounds.
+    Gives the fields that were said (and `preset`, when it was), with a reason for those that follow from others: when
+    one of range, mean and std is given, mean and std become 0 and 1 unless they are, and the range 0..255 when one of
+    them is above 1, else 0..1. Raises EdgekitError for what cannot be read or is out of bounds.
     """
     said = {key.replace("-", "_"): value for key, value in values.items() if value is not None}
     name = said.pop("preset", None)
@@ -243,18 +234,18 @@ def _checked(key: str, value: Any, origin: str) -> Any:
     if key == "size" and len(parts) == 1:
         parts *= 2
     checked = tuple(field.check(part, "", origin) for part in parts)
-    wrong = len(checked) not in _LISTS[key] or (key == "range" and checked[0] >= checked[1])
-    if wrong:
+    counts, example = _LISTS[key]
+    if len(checked) not in counts or (key == "range" and checked[0] >= checked[1]):
         given = ",".join(f"{part:g}" for part in checked)
-        raise EdgekitError(f"{origin or '--' + key} {given}: not a {key}", f"use something like {_EXAMPLES[key]}")
+        raise EdgekitError(f"{origin or '--' + key} {given}: not a {key}", f"use something like {example}")
     return checked
 
 
 def declared(metadata: Mapping[str, str], model_path: Path | None) -> list[tuple[str, dict[str, Any], str]]:
-    """Read what a model's files say of its preprocessing: (`metadata` or `sidecar`, some fields, where), the best first.
+    """Read what a model's files say of its preprocessing: (`metadata` or `sidecar`, some fields, where), best first.
 
-    Understands edgekit's own metadata, that of Ultralytics, and Hugging Face's preprocessor_config.json beside the model
-    (or above it when the model's folder is called `onnx`). Raises EdgekitError when one of them cannot be read.
+    Understands edgekit's own metadata, that of Ultralytics, and Hugging Face's preprocessor_config.json beside the
+    model (or above it when the model's folder is called `onnx`). Raises EdgekitError when one of them cannot be read.
     """
     found = []
     if METADATA_KEY in metadata:
@@ -279,39 +270,29 @@ def declared(metadata: Mapping[str, str], model_path: Path | None) -> list[tuple
 
 def _hugging_face(said: Mapping[str, Any]) -> dict[str, Any]:
     """Translate preprocessor_config.json; what it leaves out has the defaults of transformers' image processors."""
-    fields: dict[str, Any] = {}
     if not said.keys() & {"image_mean", "image_std", "size", "do_rescale", "do_normalize"}:
-        return fields
-    factor = float(said.get("rescale_factor", 1 / 255)) if said.get("do_rescale", True) else 1.0
+        return {}
+    factor = said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 1.0
     offset = 1.0 if said.get("rescale_offset") else 0.0
-    fields["range"] = (-offset, round(255 * factor, 6) - offset)
-    normalised = said.get("do_normalize", True)
-    fields["mean"] = said.get("image_mean", 0.0) if normalised else 0.0
-    fields["std"] = said.get("image_std", 1.0) if normalised else 1.0
-    if said.get("do_flip_channel_order"):
-        fields["color"] = "bgr"
-    if not said.get("do_resize", True):
+    normal = said if said.get("do_normalize", True) else {}
+    fields: dict[str, Any] = {"range": (-offset, round(255 * factor, 6) - offset)}
+    fields |= {"mean": normal.get("image_mean", 0.0), "std": normal.get("image_std", 1.0)}
+    fields |= {"color": "bgr"} if said.get("do_flip_channel_order") else {}
+    size, cropped = _sides(said.get("size")), _sides(said.get("crop_size"))
+    if not size or not said.get("do_resize", True):
         return fields
-    before, cropped = _sides(said.get("size")), _sides(said.get("crop_size"))
-    ratio = said.get("crop_pct")
-    if said.get("do_center_crop") and before and cropped:
-        fields |= {"size": cropped, "resize": "crop", "crop_ratio": min(1.0, min(cropped) / min(before))}
-    elif before:
-        keeps = isinstance(said.get("size"), dict) and "shortest_edge" in said["size"]
-        fields |= {
-            "size": before,
-            "resize": "crop" if keeps else "squash",
-            "crop_ratio": ratio if keeps and ratio else 1.0,
-        }
-    return fields
+    if cropped and said.get("do_center_crop"):
+        return {**fields, "size": cropped, "resize": "crop", "crop_ratio": min(1.0, min(cropped) / min(size))}
+    if "shortest_edge" not in str(said["size"]):
+        return {**fields, "size": size, "resize": "squash"}
+    return {**fields, "size": size, "resize": "crop", "crop_ratio": said.get("crop_pct") or 1.0}
 
 
 def _sides(value: Any) -> tuple[int, int] | None:
     """Read a size as transformers write it: 224, {"height": 224, "width": 224} or {"shortest_edge": 224}."""
-    if isinstance(value, dict):
-        height = value.get("height", value.get("shortest_edge"))
-        return (height, value.get("width", height)) if isinstance(height, int) else None
-    return (value, value) if isinstance(value, int) else None
+    sides = value if isinstance(value, dict) else {"height": value}
+    height = sides.get("height", sides.get("shortest_edge"))
+    return (height, sides.get("width", height)) if isinstance(height, int) else None
 
 
 def read_json(text: str, origin: str) -> dict[str, Any]:
@@ -323,10 +304,6 @@ def read_json(text: str, origin: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise EdgekitError(f"{origin}: not a JSON object", "mend or remove it")
     return values
-
-
-def _list(values: Sequence[float]) -> str:
-    return ",".join(f"{value:g}" for value in values)
 
 
 def _recolor(image: ndarray, color: str) -> ndarray:
@@ -391,18 +368,18 @@ def _read(field: str, value: Any) -> Any:
     if field == "size":
         parts = re.fullmatch(r"\s*(\d+)(?:[xX](\d+))?\s*", value)
         if parts is None:
-            raise EdgekitError(f"--size {value}: not a size", f"use something like {_EXAMPLES['size']}")
+            raise EdgekitError(f"--size {value}: not a size", f"use something like {_LISTS['size'][1]}")
         return [int(parts[2] or parts[1]), int(parts[1])]
     numbers = value.split(",")
     return ["0", *numbers] if field == "range" and len(numbers) == 1 else numbers
 
 
-_LISTS = {"size": (2,), "range": (2,), "mean": (1, 3, 4), "std": (1, 3, 4)}
-_EXAMPLES = {
-    "size": "--size 224, or --size 320x240 (width x height)",
-    "range": "--range 1, --range 255 or --range -1,1",
-    "mean": "--mean 0.5, or one a channel: --mean 0.485,0.456,0.406",
-    "std": "--std 0.5, or one a channel: --std 0.229,0.224,0.225",
+# Fields of several values: how many there may be, and how they are written.
+_LISTS = {
+    "size": ((2,), "--size 224, or --size 320x240 (width x height)"),
+    "range": ((2,), "--range 1, --range 255 or --range -1,1"),
+    "mean": ((1, 3, 4), "--mean 0.5, or one a channel: --mean 0.485,0.456,0.406"),
+    "std": ((1, 3, 4), "--std 0.5, or one a channel: --std 0.229,0.224,0.225"),
 }
 _FIELDS = {
     "size": Field("size", int, None, Bounds("", ge=1, le=8192)),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.data.images import decode
 from edgekit.errors import EdgekitError
+from edgekit.lazy import np
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -50,20 +51,29 @@ class Gallery:
         self.shapes = {tuple(pixels.shape[:2]) for pixels, _ in self._decoded(16)}
 
     def fitted(self, wanted: Preprocess) -> tuple[list[ndarray], list[str | None]]:
-        """Give pictures as `Preprocess.fit` does, in RGB or grey: 256, or fewer for an input above 128x128."""
+        """Give pictures as `Preprocess.fit` does, in RGB or grey: 256, or down to 48 for an input above 128x128."""
         plain = replace(wanted, color="rgb") if wanted.color == "bgr" else wanted
-        count = max(64, min(256, 256 * 128 * 128 // (wanted.size[0] * wanted.size[1])))
+        count = max(48, min(256, 256 * 128 * 128 // (wanted.size[0] * wanted.size[1])))
         found = [(plain.fit(pixels), label) for pixels, label in self._decoded(count)]
         return [image for image, _ in found], [label for _, label in found]
 
     def _decoded(self, count: int) -> Iterator[tuple[ndarray, str | None]]:
         taken = min(count, len(self._sources))
-        for number in range(taken):
+        # In the order of the golden ratio, so that any first part is spread over all folders too.
+        for number in sorted(range(taken), key=lambda number: number * 0.6180339887498949 % 1):
             source = self._sources[number * len(self._sources) // taken]
             try:
                 yield decode(source.path.read_bytes()).pixels, source.label
             except (EdgekitError, OSError):  # whoever goes through all of them counts it
                 continue
+
+
+def moments(images: Sequence[ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Give mean and standard deviation of each channel over pictures (HxWxC), rounded to 2 places, at least 1."""
+    mean = np.mean([image.mean(axis=(0, 1)) for image in images], axis=0)
+    square = np.mean([np.square(image, dtype=np.float64).mean(axis=(0, 1)) for image in images], axis=0)
+    deviation = np.sqrt(np.maximum(square - mean**2, 1.0))
+    return tuple(np.round(mean, 2).tolist()), tuple(np.round(deviation, 2).tolist())
 
 
 def split_roles(calib: Listing | None, data: Listing | None, samples: int = 256, seed: int = 0) -> Roles:

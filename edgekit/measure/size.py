@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgekit import graph
 from edgekit.errors import EdgekitError
 from edgekit.lazy import onnx
 
@@ -60,35 +61,18 @@ def model_files(path: str | Path) -> list[Path]:
 def _external_locations(path: Path) -> set[str]:
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # as heavy as onnx
 
+    model = onnx.ModelProto()
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model.ParseFromString(path.read_bytes())
     except DecodeError as error:
-        raise EdgekitError(f"{str(path)!r} is not an ONNX model", "give a file that onnx.load can read") from error
-    tensors = _tensors(model.graph)
+        raise EdgekitError(f"{str(path)!r} is not an ONNX model", "give a .onnx file") from error
     return {
         entry.value
-        for tensor in tensors
+        for tensor in graph.all_tensors(model)
         if tensor.data_location == onnx.TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
     }
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Yield every tensor stored in `graph`: initializers, constants, and those of nested graphs."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield sparse.values
-        yield sparse.indices
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
-            for nested in attribute.graphs:
-                yield from _tensors(nested)
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

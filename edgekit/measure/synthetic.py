@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -159,6 +160,19 @@ def response(model: ModelProto, input_name: str, preprocess: Preprocess, batch: 
     deviations = values.reshape(len(values), -1).std(axis=1)
     variance = _variance_after(model, layer.node.output[0])
     return float(np.median(deviations if variance is None else deviations / np.sqrt(variance + 1e-12)))
+
+
+def is_raw_like(signed: float | None, raw: float | None) -> tuple[bool, str]:
+    """Tell from the responses to -1..1 and to 0..255 whether the model is fed values around 0..255, and why."""
+    if not signed or not raw:
+        return False, "the first layer tells nothing, and values around 0..1 are the commonest"
+    why = f"the first layer's outputs deviate by {signed:.2g} when fed -1..1 and by {raw:.3g} when fed 0..255"
+    return unlikelihood(raw) < unlikelihood(signed), f"{why}; 1 is usual"
+
+
+def unlikelihood(response: float | None) -> float:
+    """Say how far a response is from 1, in factors of e."""
+    return abs(math.log(response)) if response else math.inf
 
 
 def _variance_after(model: ModelProto, output: str) -> ndarray | None:

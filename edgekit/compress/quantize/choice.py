@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgekit import graph
 from edgekit.compress.quantize import scope
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from onnx import ModelProto, NodeProto
 
     from edgekit.compress.method import Drift, Workbench
 
 # What counts as near enough: the same top answer on this share of the held-back pictures, or this ratio.
-LEAST_AGREEMENT = 0.97
+LEAST_AGREEMENT = 0.95
 LEAST_SQNR_DB = 20.0
+MOST_FIRST_LAYERS = 3
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One way to quantise, and its result."""
+@dataclass
+class Contest:
+    """Candidates against the float model: the fastest that is faster than it and near enough wins."""
 
-    name: str
     model: ModelProto
+    bench: Workbench
+    best: ModelProto | None = None
+    winner: str = ""
+    most: float = 0.0
+    # The last candidate's outcome: its speed-up, or None when its outputs were too far off for its speed to matter.
+    last: float | None = None
+    tried: list[str] = field(default_factory=list)
+
+    def enter(self, name: str, candidate: ModelProto) -> None:
+        """Measure one candidate."""
+        drift = self.bench.drift(self.model, candidate)
+        if not near_enough(drift):
+            self.last = None
+            self.tried.append(f"{name} changed the outputs too much ({_shown(drift)})")
+            return
+        speed = self.bench.speed(self.model, candidate)
+        self.last = speed.speedup
+        self.tried.append(f"{name} ran at {speed.speedup:.2f}x")
+        if speed.verdict == "faster" and speed.speedup > self.most:
+            self.best, self.winner, self.most = candidate, name, speed.speedup
+
+    def close(self) -> ModelProto | None:
+        """Give the winner, if there is one, and note what was tried."""
+        outcome = f"took {self.winner}" if self.best is not None else "stored in 8 bits instead"
+        self.bench.note(f"{'; '.join(self.tried)}: {outcome}")
+        return self.best
 
 
 def near_enough(drift: Drift) -> bool:
@@ -35,45 +62,41 @@ def near_enough(drift: Drift) -> bool:
     return drift.sqnr_db >= LEAST_SQNR_DB
 
 
-def fastest(model: ModelProto, candidates: Iterable[Candidate], bench: Workbench) -> ModelProto | None:
-    """Give the fastest candidate that is faster than `model` and near enough; note what was tried when none is."""
-    best, most, tried = None, 0.0, []
-    for candidate in candidates:
-        drift = bench.drift(model, candidate.model)
-        if not near_enough(drift):
-            tried.append(f"{candidate.name} changed the outputs ({_shown(drift)})")
-            continue
-        speed = bench.speed(model, candidate.model)
-        tried.append(f"{candidate.name} ran at {speed.speedup:.2f}x")
-        if speed.verdict == "faster" and speed.speedup > most:
-            best, most = candidate, speed.speedup
-    if tried and best is None:
-        bench.note(f"{'; '.join(tried)}: stored in 8 bits instead")
-    elif best is not None:
-        bench.note(f"{'; '.join(tried)}: took {best.name}")
-    return None if best is None else best.model
-
-
 def _shown(drift: Drift) -> str:
     if drift.agreement is not None:
         return f"the same top answer on {drift.agreement:.0%}"
     return f"{drift.sqnr_db:.0f} dB"
 
 
-def tries(model: ModelProto, nodes: list[NodeProto]) -> Iterator[tuple[str, set[str]]]:
-    """Give what to leave in float, mildest last: nothing, the first layers (slow in 8 bits with three channels), the last.
+def mostly_products(model: ModelProto, nodes: list[NodeProto]) -> bool:
+    """Tell whether matrix products hold most of the weights."""
+    tensors = graph.initializers(model)
+    sizes = {"Conv": 0, "Gemm": 0, "MatMul": 0}
+    for node in nodes:
+        if node.op_type in sizes:
+            sizes[node.op_type] += math.prod(tensors[node.input[1]].dims)
+    return sizes["Gemm"] + sizes["MatMul"] > sizes["Conv"]
 
-    Each is a name and the names of the nodes.
+
+def tries(model: ModelProto, nodes: list[NodeProto], contest: Contest) -> Iterator[tuple[str, set[str]]]:
+    """Give what to leave in float, each as a phrase and the names of the nodes.
+
+    First nothing; then one more of the first convolutions each time (few channels and large pictures are slow in 8 bits,
+    and their errors reach everything) for as long as that makes it faster; in the end the last layers too, when nothing
+    was near enough.
     """
     yield "static int8", set()
-    convolutions = [node for node in nodes if node.op_type == "Conv"]
-    if len(convolutions) < 4:
-        return
-    first = {node.name for node in convolutions[:1]}
-    two = {node.name for node in convolutions[:2]}
-    yield "static int8 without the first layer", first
-    yield "static int8 without the first two layers", two
-    yield "static int8 without the first two and the last layers", two | _last(model, nodes)
+    convolutions = [node.name for node in nodes if node.op_type == "Conv"]
+    left_out: set[str] = set()
+    before = contest.last
+    for count in range(1, min(MOST_FIRST_LAYERS, len(convolutions) - 1) + 1):
+        left_out = set(convolutions[:count])
+        yield f"static int8 without the first {f'{count} layers' if count > 1 else 'layer'}", left_out
+        if before is not None and (contest.last is None or contest.last < before):
+            return
+        before = contest.last
+    if not any(" ran at " in outcome for outcome in contest.tried) and left_out:
+        yield "static int8 without the first and the last layers", left_out | _last(model, nodes)
 
 
 def _last(model: ModelProto, nodes: list[NodeProto]) -> set[str]:

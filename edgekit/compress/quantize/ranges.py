@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from edgekit import graph
-from edgekit.lazy import np, onnx
+from edgekit.lazy import np
 from edgekit.session import open_session, run
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def collect(model: ModelProto, names: Sequence[str], feeds: Iterable[Feed]) -> d
     """
     fed = {entry.name for entry in graph.inputs(model)}
     made = [name for name in dict.fromkeys(names) if name not in fed]
-    session = open_session(_with_outputs(model, made))
+    session = open_session(graph.with_outputs(model, made))
     kinds = {value.name: value.type for value in (*session.get_inputs(), *session.get_outputs())}
     floats = [name for name in dict.fromkeys(names) if kinds.get(name) in ("tensor(float)", "tensor(float16)")]
     histograms = {name: Histogram() for name in floats}
@@ -176,11 +176,3 @@ def collect(model: ModelProto, names: Sequence[str], feeds: Iterable[Feed]) -> d
             for name, values in zip(computed, run(session, feed, computed), strict=True):
                 histograms[name].add(values)
     return histograms
-
-
-def _with_outputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
-    opened = graph.copy(model)
-    shown = graph.outputs(model)
-    # A name is enough: onnxruntime infers the type and the shape.
-    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in shown)
-    return opened

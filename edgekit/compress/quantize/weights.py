@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edgekit import graph
 from edgekit.compress import fold
 from edgekit.compress.method import STEPS, Method
+from edgekit.compress.quantize import correct
 from edgekit.errors import EdgekitError
 from edgekit.lazy import np, onnx
 
@@ -49,9 +50,15 @@ class int8_weights(Method):  # noqa: N801
     def apply(self, model: ModelProto, bench: Workbench) -> ModelProto:
         """Give the model with its weights stored as int8."""
         made = fold.storage(model)
-        stored = store_int8(made, graph.select(made, bench.only, bench.exclude), bench)
+        chosen = graph.select(made, bench.only, bench.exclude)
+        layers = [node for node in made.graph.node if node.name in chosen]
+        found = correct.errors(made, layers, bench.feeds(correct.ENOUGH_SAMPLES), _first_axis)
+        stored = store_int8(made, chosen, bench)
         if not stored:
             raise nothing_left(model)
+        kept = {node.name for node in layers if node.op_type != "Conv" or node.input[1] not in stored}
+        correct.take_off(made, {name: error for name, error in found.items() if name not in kept})
+        graph.remove_dead(made)
         return made
 
 
@@ -110,13 +117,18 @@ def store_int8(model: ModelProto, chosen: set[str], bench: Workbench) -> list[st
     return stored
 
 
-def rounded(values: np.ndarray, axis: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Round to int8 with one scale for each index along `axis`; give the integers and the scales, ready to multiply."""
+def _first_axis(_: str, values: np.ndarray) -> np.ndarray:
+    integers, scale = rounded(values, 0)
+    return integers * scale
+
+
+def rounded(values: np.ndarray, axis: int | None, largest: int = 127) -> tuple[np.ndarray, np.ndarray]:
+    """Round to -`largest`..`largest` with one scale for each index along `axis`; give integers and scales to multiply."""
     others = tuple(dim for dim in range(values.ndim) if dim != axis)
-    largest = np.abs(values.astype(np.float32)).max(axis=others, keepdims=True)
-    scale = np.where(largest > 0, largest / np.float32(127), np.float32(1)).astype(np.float32)
-    scale = np.maximum(scale, np.finfo(np.float32).tiny)
-    return np.clip(np.rint(values / scale), -127, 127).astype(np.int8), scale.astype(values.dtype)
+    extreme = np.abs(values.astype(np.float32)).max(axis=others, keepdims=True)
+    scale = np.where(extreme > 0, extreme / np.float32(largest), np.float32(1)).astype(np.float32)
+    scale = np.maximum(scale, np.finfo(np.float32).tiny).astype(values.dtype)
+    return np.clip(np.rint(values / scale), -largest, largest).astype(np.int8), scale
 
 
 def channel_axis(node: NodeProto, tensor: TensorProto) -> int | None:
