@@ -1,6 +1,6 @@
 # Targets for people and CI. `make` alone explains them.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long lint format tables clean
+.PHONY: help venv demo test test-long lint format tables readme clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -41,6 +41,12 @@ lint: $(VENV)/.test  ## run ruff and mypy
 format: $(VENV)/.test  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+tables: $(VENV)/.test  ## make the README's tables of ops and steps anew
+	$(BIN)/python benchmarks/readme.py tables
+
+readme: tables  ## run the README's console blocks and put what they print below them
+	$(BIN)/python benchmarks/readme.py console
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info sample_data/photos-augmented sample_data/*.int8.onnx

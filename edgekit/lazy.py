@@ -47,6 +47,8 @@ def _load(name: str) -> Any:
         module.disable_telemetry_events()
     if name == "cv2":
         module.setNumThreads(1)
+        # The environment variable comes too late when somebody imported OpenCV before.
+        module.utils.logging.setLogLevel(0)
     return module
 
 

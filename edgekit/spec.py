@@ -298,6 +298,10 @@ class Registry(Generic[S]):
             for module in self._modules:
                 importlib.import_module(module)
             self._loaded = True
+            # Modules import one another; the order shown is that of the list, not of their imports.
+            place = {module: position for position, module in enumerate(self._modules)}
+            ordered = sorted(self._members.items(), key=lambda member: place.get(member[1].__module__, 0))
+            self._members = dict(ordered)
         return self._members
 
     def __iter__(self) -> Iterator[type[S]]:

@@ -180,7 +180,7 @@ def _machine(here: machine.Machine, threads: int) -> str:
     versions = here.versions
     return (
         f"{here.cpu}, int8 instructions: {here.int8}, {threads} of {here.usable} threads, "
-        f"onnxruntime {versions.get('onnxruntime', '?')}, load {here.load if here.load is not None else '?'}"
+        f"onnxruntime {versions.get('onnxruntime', '?')}" + (f", load {here.load:.1f}" if here.load is not None else "")
     )
 
 

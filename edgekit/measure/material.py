@@ -15,6 +15,8 @@ from edgekit.measure.calibration import Calibration
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from edgekit.measure.preprocess import Preprocess
+
 SYNTHETIC_CALIBRATE = 128
 SYNTHETIC_CHOOSE = 48
 SYNTHETIC_REPORT = 64
@@ -93,7 +95,17 @@ def _sentences(decision: infer.Decision) -> list[str]:
         for (source, reason), fields in together.items()
     ]
     second = [f"runner-up: {decision.runner_up}"] if decision.runner_up else []
-    return [str(decision.preprocess), *origins, *second, *decision.notes]
+    return [_in_words(decision.preprocess), *origins, *second, *decision.notes]
+
+
+def _in_words(preprocess: Preprocess) -> str:
+    """Say a preprocessing in a line: `32x32 squash, rgb, 0..1, mean 0.5, std 0.5, NCHW float32`."""
+    height, width = preprocess.size
+    resize = f"crop {preprocess.crop_ratio:g}" if preprocess.resize == "crop" else preprocess.resize
+    low, high = preprocess.range
+    mean, std = (",".join(f"{part:g}" for part in values) for values in (preprocess.mean, preprocess.std))
+    scaling = f"{low:g}..{high:g}, mean {mean}, std {std}"
+    return f"{width}x{height} {resize}, {preprocess.color}, {scaling}, {preprocess.layout} {preprocess.dtype}"
 
 
 def _ready_made(model: ModelProto, path: Path) -> Material:
