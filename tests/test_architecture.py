@@ -82,7 +82,8 @@ def test_heavy_libraries_come_through_lazy(path):
 @pytest.mark.parametrize("path", MODULES, ids=room)
 def test_a_method_never_imports_measure_and_measure_never_changes(path):
     name = room(path)
-    if name.startswith("compress/") and name != "compress/run.py" and not name.startswith("compress/bench"):
+    line = ("compress/run.py", "compress/bench.py", "compress/verdict.py")  # they make the Workbench and the report
+    if name.startswith("compress/") and name not in line:
         assert not any(module.startswith("edgekit.measure") for module in imports(path))
     if name.startswith("measure/"):
         assert not any(module.startswith("edgekit.compress") for module in imports(path))
@@ -96,7 +97,7 @@ def test_one_owner_each(path):
     text = path.read_text()
     if name != "data/images.py":
         assert "imdecode" not in text and "imencode" not in text
-    assert "cv2.imread" not in text and "cv2.imwrite" not in text
+    assert not {"cv2.imread", "cv2.imwrite"} & set(calls(path))
     if name not in ("config.py", "lazy.py"):
         assert "os.environ" not in text and "getenv" not in text
     if name != "compress/quantize/int8.py":

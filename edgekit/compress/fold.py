@@ -1,4 +1,4 @@
-"""Compute at compression time what depends on constants alone: stored weights, shape arithmetic, batch normalisation."""
+"""Compute beforehand what depends on constants alone: stored weights, shape arithmetic, batch normalisation."""
 
 from __future__ import annotations
 
@@ -86,6 +86,24 @@ def _evaluated(model: ModelProto, chain: list[NodeProto]) -> dict[str, np.ndarra
     part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
     values = run(open_session(part, optimized=False), {})
     return {name: value for name, value in zip(wanted, values, strict=True) if isinstance(value, np.ndarray)}
+
+
+def gemm_factors(model: ModelProto) -> ModelProto:
+    """Multiply alpha and beta of each Gemm of `model` into its constant weight and bias, in place."""
+    values = graph.initializers(model)
+    taken = graph.tensor_names(model)
+    for node in model.graph.node:
+        for place, factor in ((1, "alpha"), (2, "beta")) if node.op_type == "Gemm" else ():
+            scale = float(graph.attribute(node, factor, 1.0))  # type: ignore[arg-type]
+            tensor = values.get(node.input[place]) if len(node.input) > place else None
+            if scale == 1 or tensor is None or tensor.data_type != onnx.TensorProto.FLOAT:
+                continue
+            name = graph.fresh_name(f"{tensor.name}_{factor}", taken)
+            scaled = graph.array(tensor) * np.float32(scale)
+            model.graph.initializer.append(onnx.numpy_helper.from_array(scaled, name))
+            node.input[place] = name
+            next(attribute for attribute in node.attribute if attribute.name == factor).f = 1.0
+    return model
 
 
 def batch_norms(model: ModelProto) -> ModelProto:

@@ -200,6 +200,11 @@ def constants_folded(model: ModelProto) -> ModelProto:
     return fold.constants(graph.copy(model))
 
 
+def factors_into_weights(model: ModelProto) -> ModelProto:
+    """Fold alpha and beta of Gemm into its constants."""
+    return fold.gemm_factors(graph.copy(model))
+
+
 def unused_removed(model: ModelProto) -> ModelProto:
     """Merge equal constants and remove what nothing uses."""
     model = graph.copy(model)
@@ -215,6 +220,7 @@ STEPS: tuple[Callable[[ModelProto], ModelProto], ...] = (
     no_operations_gone,
     plain_weights,
     constants_folded,
+    factors_into_weights,
     norms_into_weights,
     unused_removed,
 )

@@ -108,6 +108,7 @@ def _latency(speed: latency.Comparison) -> plain.Latency:
         verdict=speed.verdict,
         runs=speed.before.runs + speed.after.runs,
         threads=speed.threads,
+        ratio_of=speed.ratio_of,
     )
 
 

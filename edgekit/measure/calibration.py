@@ -44,11 +44,13 @@ class Target:
     dtype: str
     batch: int
 
-    def require_size(self, height: int, width: int) -> None:
-        """Raise EdgekitError when the graph says another size."""
-        if self.size[0] not in (None, height) or self.size[1] not in (None, width):
-            takes = f"{self.size[1] or 'any'}x{self.size[0] or 'any'}"
-            raise EdgekitError(f"--size {width}x{height}: the model takes {takes} (width x height)", "leave --size out")
+    def require(self, size: tuple[int, int] | None = None, color: str | None = None) -> None:
+        """Raise EdgekitError when the graph says another size (height, width) or number of channels."""
+        if size and any(own not in (None, side) for own, side in zip(self.size, size, strict=True)):
+            takes = f"the model takes {self.size[1] or 'any'}x{self.size[0] or 'any'} (width x height)"
+            raise EdgekitError(f"--size {size[1]}x{size[0]}: {takes}", "leave --size out")
+        if color and CHANNELS[color] != self.channels:
+            raise EdgekitError(f"--color {color}: the model takes {self.channels} channel(s)", "leave --color out")
 
 
 def picture_input(model: ModelProto, layout: str | None = None) -> Target:

@@ -145,7 +145,8 @@ class Folders:
     def can_judge(self, outputs: int) -> bool:
         """Tell whether there are several folders, not more than outputs, and pictures enough to find which is which."""
         folders = len(set(self.rows.tolist()))
-        return 1 < folders <= max(2, outputs) and (self.columns is not None or len(self.rows) >= 10 * folders)
+        enough = 8 if self.columns is not None else 10 * folders
+        return 1 < folders <= max(2, outputs) and len(self.rows) >= enough
 
     def chance(self) -> float:
         """Say the accuracy, 0..1, that a model which recognises nothing is not likely to exceed."""
@@ -173,8 +174,7 @@ class Folders:
 
 def _likelihoods(logits: ndarray, own: ndarray) -> ndarray:
     shifted = logits - logits.max(axis=1, keepdims=True)
-    likelihoods: ndarray = shifted[np.arange(len(own)), own] - np.log(np.exp(shifted).sum(axis=1))
-    return likelihoods
+    return np.subtract(shifted[np.arange(len(own)), own], np.log(np.exp(shifted).sum(axis=1)))
 
 
 @dataclass(frozen=True)
@@ -186,16 +186,17 @@ class Standing:
     figure: float
     scores: ndarray
 
-    def is_beaten_by(self, other: Standing) -> bool:
-        """Tell whether `other` is better by more than two standard errors of the paired difference."""
+    def is_beaten_by(self, other: Standing, errors: float = 2) -> bool:
+        """Tell whether `other` is better by more than so many standard errors of the paired difference."""
         gap = other.scores - self.scores
-        return len(gap) > 1 and bool(gap.mean() > 2 * gap.std(ddof=1) / np.sqrt(len(gap)))
+        return len(gap) > 1 and bool(gap.mean() > errors * gap.std(ddof=1) / np.sqrt(len(gap)))
 
 
 def commonest(standings: Sequence[Standing], order: Sequence[str]) -> tuple[Standing, list[Standing]]:
-    """Of the candidates that the first does not clearly beat give the one that comes first in `order`, and all."""
+    """Of those about as good as the first give the one that comes first in `order`, and all that may be as good."""
+    near = [standing for standing in standings if not standing.is_beaten_by(standings[0], 1)]
     tied = [standing for standing in standings if not standing.is_beaten_by(standings[0])]
-    return min(tied, key=lambda standing: order.index(standing.name)), tied
+    return min(near, key=lambda standing: order.index(standing.name)), tied
 
 
 def probabilities(outputs: ndarray) -> ndarray:
@@ -208,8 +209,7 @@ def probabilities(outputs: ndarray) -> ndarray:
     elif not within:
         values = np.exp(values - values.max(axis=1, keepdims=True))
     values = np.clip(values, 1e-12, None)
-    shares: ndarray = values / values.sum(axis=1, keepdims=True)
-    return shares
+    return np.divide(values, values.sum(axis=1, keepdims=True))
 
 
 def information(outputs: ndarray) -> tuple[float, ndarray]:
@@ -231,7 +231,7 @@ def detections(outputs: ndarray) -> tuple[float, ndarray]:
 def reassignment(confusion: Mapping[tuple[int, int], int], classes: Classes) -> Assignment | None:
     """Look for another assignment of folders to outputs that scores over GAIN more, beyond what luck explains.
 
-    `confusion` counts pictures by (the folder's present output, the model's answer); negative answers are ignored.
+    `confusion` counts pictures by (the folder's present output, the model's answer); answers below 0 are none.
     """
     labels = sorted(classes.index)
     row = {classes.index[label]: position for position, label in enumerate(labels)}
@@ -246,7 +246,7 @@ def reassignment(confusion: Mapping[tuple[int, int], int], classes: Classes) -> 
         return None
     chosen = assign(table)
     better = int(table[np.arange(len(labels)), chosen].sum()) / total
-    if better - now <= GAIN or better - now <= GAIN / 2 + _luck(table):
+    if better - now <= GAIN or better <= GAIN / 2 + _luck(table):
         return None
     index = {label: int(output) for label, output in zip(labels, chosen, strict=True)}
     return Assignment(now, better, _in_order(index, classes.outputs))
@@ -300,10 +300,9 @@ def _luck(table: ndarray) -> float:
 
     The largest of 20 shuffles, each judged by every row's most frequent answer, which no assignment exceeds.
     """
-    rng = np.random.default_rng(0)
+    rng, best = np.random.default_rng(0), 0
     rows = np.repeat(np.arange(table.shape[0]), table.sum(axis=1))
     answers = np.repeat(np.arange(table.shape[1]), table.sum(axis=0))
-    best = 0
     for _ in range(20):
         shuffled = np.zeros_like(table)
         np.add.at(shuffled, (rows, rng.permutation(answers)), 1)
@@ -342,13 +341,14 @@ def _position(label: str, names: tuple[str, ...]) -> int | None:
     last = label.rpartition("/")[2]
     spelled = [_plain(name) for name in names]
     leading = [name.split()[0].rstrip(":,") if name else "" for name in names]
-    for word, words in (
+    ways = (
         (label, list(names)),
         (_plain(label), spelled),
         (last, list(names)),
         (_plain(last), spelled),
         (last, leading),
-    ):
+    )
+    for word, words in ways:
         if word not in ("", NOBODY) and words.count(word) == 1:
             return words.index(word)
     return None

@@ -28,9 +28,9 @@ UNIT_LIKE, RAW_LIKE = ("imagenet", "unit", "signed"), ("raw", "caffe")
 OWN = "own"  # the pictures' own mean and std
 # Where the evidence does not tell candidates apart the commoner one is taken: the first of these.
 ORDER = {1: ("unit", "signed", OWN, "imagenet", *RAW_LIKE), 3: (*UNIT_LIKE, OWN, *RAW_LIKE)}
-OPEN_SIZES = (224, 256, 299, 320, 384, 416, 512, 640, 160, 128, 96, 64, 48, 32, 28)
+OPEN_SIZES = (224, 256, 299, 320, 384, 416, 512, 640, 160, 128, 96, 64, 32, 28, 48)
 FIRST = 48  # pictures after which candidates that are clearly worse are dropped
-ENOUGH = 8  # unlabelled pictures below which predictions say nothing
+ENOUGH = 16  # unlabelled pictures below which predictions say too little
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Decision:
             why = f"{origin.source}, {origin.reason}" if origin.reason else origin.source
             grouped.setdefault(why, []).append(f"{origin.field} {origin.shown}")
         second = [f"runner-up: {self.runner_up}"] if self.runner_up else []
-        return [*(f"input: {', '.join(fields)} ({why})" for why, fields in grouped.items()), *second, *self.notes]
+        return [*(f"input: {', '.join(shown)} ({why})" for why, shown in grouped.items()), *second, *self.notes]
 
 
 def decide(
@@ -112,13 +112,8 @@ def decide(
     _compare_resizes(known, evidence, gallery, resizes)
     chosen = known.preprocess()
     bench.blank(chosen)
-    resized = {name: getattr(chosen, name) for name in ("resize", "crop_ratio", "where", "fill")}
-    members = [
-        replace(_recolored(member, chosen.color) if color_is_open and name != "caffe" else member, **resized)
-        for name, member in family.items()
-    ]
-    origins = tuple(known.origins.values())
-    return Decision(chosen, tuple(members) or (chosen,), origins, target.name, target.batch, runner_up, notes)
+    members = tuple(_beside(chosen, name, member) for name, member in family.items()) or (chosen,)
+    return Decision(chosen, members, tuple(known.origins.values()), target.name, target.batch, runner_up, notes)
 
 
 class _Known:
@@ -144,17 +139,16 @@ class _Known:
                 self.origins[name] = Origin(name, value, source, reasons.get(name, ""))
 
     def add_graph(self) -> None:
-        """Take what the model's input says; raise EdgekitError when it contradicts a given size."""
+        """Take what the model's input says; raise EdgekitError when it contradicts what was given."""
         size, dtype = self.target.size, self.target.dtype
+        self.target.require(**{name: self.origins[name].value for name in ("size", "color") if name in self})
         self.add("inferred", {"layout": self.target.layout, "dtype": dtype})
         if self.target.channels != 3:
             self.add("inferred", {"color": self.color}, {"color": "by the number of channels"})
         if dtype in ("uint8", "int8"):
             raw = {"range": (0.0, 255.0), "mean": (128.0 if dtype == "int8" else 0.0,), "std": (1.0,)}
             self.add("inferred", raw, dict.fromkeys(SCALING, f"the input is {dtype}"))
-        if "size" in self:
-            self.target.require_size(*self.origins["size"].value)
-        elif None not in size:
+        if None not in size:
             self.add("inferred", {"size": size})
 
     def open(self, *names: str) -> tuple[str, ...]:
@@ -191,26 +185,19 @@ class _Bench:
         array = wanted.scale(image[..., ::-1] if wanted.color == "bgr" else image)
         if self.target.batch > 1:
             array = np.repeat(array, self.target.batch, axis=0)
-        return [
-            np.nan_to_num(answer[:1] if np.ndim(answer) else np.reshape(answer, (1, 1, 1)))
-            for answer in session.run(self._session, {self.target.name: array})
-        ]
+        answers = session.run(self._session, {self.target.name: array})
+        return [np.nan_to_num(answer[:1] if np.ndim(answer) else np.full((1, 1, 1), answer)) for answer in answers]
 
     def blank(self, wanted: Preprocess) -> list[ndarray]:
         """Run on a plain grey picture; raise EdgekitError when the model cannot be fed like this."""
         return self.outputs(wanted, np.full((*wanted.size, wanted.channels), 114, np.uint8))
 
-    def is_classifier(self, wanted: Preprocess) -> bool:
-        """Tell whether the first output looks like class scores."""
-        return is_scores(self.blank(wanted)[0].shape)
-
-    def sample(self, wanted: Preprocess, image: ndarray) -> ndarray:
-        """Give some values of all outputs of fixed shape, flat: at most 20,000, always the same ones."""
-        answers = zip(self.outputs(wanted, image), self.shapes, strict=True)
-        fixed = [answer.reshape(-1) for answer, shape in answers if all(isinstance(side, int) for side in shape[1:])]
+    def sample(self, answers: Sequence[ndarray]) -> ndarray:
+        """Give some values of those outputs that are of fixed shape: at most 20,000, always the same ones."""
+        pairs = zip(answers, self.shapes, strict=True)
+        fixed = [answer.reshape(-1) for answer, shape in pairs if all(isinstance(side, int) for side in shape[1:])]
         values = np.concatenate([np.zeros(1, np.float32), *fixed])
-        taken: ndarray = values[np.linspace(0, len(values) - 1, min(20_000, len(values))).astype(np.int64)]
-        return taken
+        return np.take(values, np.linspace(0, len(values) - 1, min(20_000, len(values))).astype(np.int64))
 
 
 class _Evidence:
@@ -219,10 +206,10 @@ class _Evidence:
     def __init__(self, bench: _Bench, gallery: Gallery, wanted: Preprocess, classes: Classes | None) -> None:
         self._bench = bench
         self.images, labels = gallery.fitted(wanted)
-        self.is_classifier = bench.is_classifier(wanted)
+        self.is_classifier = is_scores(bench.blank(wanted)[0].shape)
         self.is_enough = len(self.images) >= ENOUGH
         self.folders = Folders.of(labels, classes)
-        self.labelled = self.is_classifier and self.is_enough and self.folders.can_judge(bench.blank(wanted)[0].size)
+        self.labelled = self.is_classifier and self.folders.can_judge(bench.blank(wanted)[0].size)
 
     def rank(
         self, candidates: Mapping[str, Preprocess], images: Mapping[str, list[ndarray]] | None = None
@@ -236,14 +223,13 @@ class _Evidence:
                 rows += [self._answer(candidates[name], image) for image in (images or {}).get(name, self.images)[part]]
             standings = [Standing(name, candidates[name], *judge(np.stack(rows))) for name, rows in answers.items()]
             standings.sort(key=lambda standing: -float(standing.scores.mean()))
-            standings = [s for place, s in enumerate(standings) if place < 2 or not s.is_beaten_by(standings[0])]
+            standings = [s for place, s in enumerate(standings) if place < 2 or not s.is_beaten_by(standings[0], 3)]
             answers = {standing.name: answers[standing.name] for standing in standings}
         return standings
 
     def _answer(self, wanted: Preprocess, image: ndarray) -> ndarray:
-        if self.is_classifier:
-            return self._bench.outputs(wanted, image)[0].reshape(-1)
-        return self._bench.sample(wanted, image)
+        answers = self._bench.outputs(wanted, image)
+        return answers[0].reshape(-1) if self.is_classifier else self._bench.sample(answers)
 
     def figure(self, standing: Standing) -> str:
         """Say how a candidate did."""
@@ -259,6 +245,7 @@ class _Evidence:
 
 
 def _settle_size(known: _Known, bench: _Bench, gallery: Gallery) -> None:
+    """Find a size where nothing says one: that of the pictures, or the first usual one that the model runs with."""
     if "size" in known:
         return
     fixed = known.target.size
@@ -269,8 +256,8 @@ def _settle_size(known: _Known, bench: _Bench, gallery: Gallery) -> None:
             bench.blank(known.preprocess(size=size))
         except EdgekitError:
             continue
-        why = "the model leaves it open and " + ("the pictures have it" if size in common else "runs with it")
-        known.add("assumed", {"size": size}, {"size": why})
+        why = "the pictures have it" if size in common else "runs with it"
+        known.add("assumed", {"size": size}, {"size": f"the model leaves it open and {why}"})
         return
     raise EdgekitError("the model leaves its input size open and runs with none of the usual ones", "give --size")
 
@@ -291,7 +278,7 @@ def _settle_resize(known: _Known, bench: _Bench, gallery: Gallery) -> dict[str, 
         # One row and one box a cell is what YOLOX writes; it puts pictures at the top left.
         where = "top-left" if any(shape[1:2] == (cells,) for shape in bench.shapes) else "centre"
         options = {"letterbox": {"resize": "letterbox", "where": where}}
-    elif bench.is_classifier(wanted):
+    elif is_scores(bench.blank(wanted)[0].shape):
         crops = {f"crop {share:g}": {"resize": "crop", "crop_ratio": share} for share in (0.875, 1.0)}
         options = {**crops, **options} if min(wanted.size) >= 160 else {**options, **crops}
     first = next(iter(options.values()))
@@ -312,10 +299,10 @@ def _settle_scaling(
         if standings[0].figure > evidence.folders.chance():
             return _settle_on(known, evidence, standings, tuple(candidates))
         evidence.labelled = False
-        best = f"at best {standings[0].figure:.1%} right ({standings[0].name})"
-        notes = (f"fed in no way that was tried does the model recognise the labelled pictures: {best}",)
-    target = known.target
-    responses = {n: synthetic.response(model, target.name, c, target.batch) for n, c in candidates.items()}
+        best = f"{standings[0].figure:.1%} at best"
+        notes = (f"the model recognises the labelled pictures in none of the ways of feeding that were tried: {best}",)
+    name, batch = known.target.name, known.target.batch
+    responses = {n: synthetic.response(model, name, wanted, batch) for n, wanted in candidates.items()}
     is_raw, why = synthetic.is_raw_like(responses["signed"], responses["raw"])
     members = {n: c for n, c in candidates.items() if (n in RAW_LIKE) == is_raw}
     if OWN in members and _is_near(members[OWN], candidates["imagenet"]):
@@ -334,8 +321,8 @@ def _settle_scaling(
 
 def _is_near(own: Preprocess, usual: Preprocess) -> bool:
     """Tell whether the pictures' own mean and std are about those of a preset, so that only labels tell them apart."""
-    gaps = [np.abs(np.array(a) / 255 - b).max() for a, b in ((own.mean, usual.mean), (own.std, usual.std))]
-    return bool(gaps[0] < 0.1 and gaps[1] < 0.05)
+    pairs = ((own.mean, usual.mean, 0.1), (own.std, usual.std, 0.05))
+    return all(bool(np.abs(np.array(a) / 255 - b).max() < gap) for a, b, gap in pairs)
 
 
 def _settle_on(
@@ -343,8 +330,8 @@ def _settle_on(
 ) -> tuple[dict[str, Preprocess], str, tuple[str, ...]]:
     """Take the commonest of those the evidence does not tell apart; give all of these, the runner-up and a note."""
     chosen, tied = commonest(standings, order)
-    names = known.open(*SCALING, "color")
-    known.settle(chosen.wanted, names, "inferred", f"{evidence.basis}: {evidence.figure(chosen)}")
+    reason = f"{evidence.basis}: {evidence.figure(chosen)}"
+    known.settle(chosen.wanted, known.open(*SCALING, "color"), "inferred", reason)
     others = [evidence.figure(standing) for standing in standings if standing is not chosen]
     family = {s.name: s.wanted for s in tied if s is chosen or s.name != OWN}
     note = (f"not told apart, so calibrated in turn: {', '.join(family)}",) if len(family) > 1 else ()
@@ -361,8 +348,8 @@ def _candidates(known: _Known, images: Sequence[ndarray]) -> dict[str, Preproces
         elif images:
             mean, std = moments(images)
             plain = "rgb" if channels == 3 else known.color
-            found[name] = known.preprocess(range=(0.0, 255.0), mean=mean, std=std, color=plain)
-            found[name] = _recolored(found[name], color or plain)
+            own = known.preprocess(range=(0.0, 255.0), mean=mean, std=std, color=plain)
+            found[name] = _recolored(own, color or plain)
     return found
 
 
@@ -373,29 +360,35 @@ def _settle_color(known: _Known, evidence: _Evidence) -> None:
     is_plain = chosen.range == (0.0, 255.0) and chosen.mean == (0.0,) and chosen.layout == "NCHW"
     usual = "bgr" if chosen.color == "bgr" or is_plain else "rgb"
     options = {color: _recolored(chosen, color) for color in (usual, "bgr" if usual == "rgb" else "rgb")}
-    reason, source, picked = "usual for such a model", "assumed", usual
-    if evidence.is_enough:
+    picked, source, reason = options[usual], "assumed", "usual for such a model"
+    if evidence.is_enough or evidence.labelled:
         first, second = evidence.rank(options)[:2]
         if second.is_beaten_by(first):
-            reason = f"{evidence.basis}: {evidence.figure(first)}, {evidence.figure(second)}"
-            source, picked = "inferred", first.name
-    known.settle(options[picked], ("color",), source, reason)
+            figures = f"{evidence.figure(first)}, {evidence.figure(second)}"
+            picked, source, reason = first.wanted, "inferred", f"{evidence.basis}: {figures}"
+    known.settle(picked, ("color",), source, reason)
     for name in ("mean", "std"):
-        known.origins[name] = replace(known.origins[name], value=getattr(options[picked], name))
+        known.origins[name] = replace(known.origins[name], value=getattr(picked, name))
 
 
 def _compare_resizes(
     known: _Known, evidence: _Evidence, gallery: Gallery, options: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Let labels choose between ways to resize."""
-    if not evidence.labelled or len(options) < 2:
-        return
-    candidates = {name: known.preprocess(**{"crop_ratio": 1.0, **option}) for name, option in options.items()}
-    images = {name: gallery.fitted(wanted)[0] for name, wanted in candidates.items()}
-    standings = evidence.rank(candidates, images)
-    chosen, tied = commonest(standings, list(options))
-    reason = f"{evidence.basis}: {', '.join(evidence.figure(standing) for standing in standings)}"
-    known.settle(chosen.wanted, ("resize", "crop_ratio"), "inferred" if len(tied) == 1 else "assumed", reason)
+    """Let labels choose between ways to resize: none is much commoner than the others, so the best is taken."""
+    if evidence.labelled and len(options) > 1:
+        candidates = {name: known.preprocess(**{"crop_ratio": 1.0, **option}) for name, option in options.items()}
+        images = {name: gallery.fitted(wanted)[0] for name, wanted in candidates.items()}
+        standings = evidence.rank(candidates, images)
+        reason = f"{evidence.basis}: {', '.join(evidence.figure(standing) for standing in standings)}"
+        known.settle(standings[0].wanted, ("resize", "crop_ratio"), "inferred", reason)
+
+
+def _beside(chosen: Preprocess, name: str, member: Preprocess) -> Preprocess:
+    """Give a member of the family with the resizing and the colour of `chosen`."""
+    resized = replace(member, **{field: getattr(chosen, field) for field in ("resize", "crop_ratio", "where", "fill")})
+    alike = _recolored(resized, chosen.color)
+    # Caffe's means belong to BGR pictures, whatever the others are fed.
+    return resized if name == "caffe" and alike != chosen else alike
 
 
 def _recolored(wanted: Preprocess, color: str) -> Preprocess:

@@ -70,9 +70,9 @@ class Gallery:
 
 def moments(images: Sequence[ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Give mean and standard deviation of each channel over pictures (HxWxC), rounded to 2 places, at least 1."""
-    mean = np.mean([image.mean(axis=(0, 1)) for image in images], axis=0)
+    mean: ndarray = np.mean([image.mean(axis=(0, 1)) for image in images], axis=0)
     square = np.mean([np.square(image, dtype=np.float64).mean(axis=(0, 1)) for image in images], axis=0)
-    deviation = np.sqrt(np.maximum(square - mean**2, 1.0))
+    deviation: ndarray = np.sqrt(np.maximum(square - mean**2, 1.0))
     return tuple(np.round(mean, 2).tolist()), tuple(np.round(deviation, 2).tolist())
 
 

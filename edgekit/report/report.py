@@ -27,7 +27,11 @@ class Size:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one inference, interleaved; `speedup` = before / after with its 95% interval `low`..`high`."""
+    """Milliseconds of one inference, interleaved; `speedup` = before / after with its 95% interval `low`..`high`.
+
+    `ratio_of` says of which time: "cpu" (one thread: other work on the machine does not disturb it) or "wall". Medians
+    and percentiles are of wall time, so on a busy machine they need not divide to `speedup`.
+    """
 
     before: float
     after: float
@@ -39,6 +43,7 @@ class Latency:
     verdict: str
     runs: int
     threads: int
+    ratio_of: str
 
 
 @dataclass(frozen=True)

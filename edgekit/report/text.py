@@ -54,7 +54,7 @@ def _size(size: Size) -> tuple[str, str, str, str]:
 
 def _latency(latency: Latency) -> tuple[str, str, str, str]:
     threads = f"{latency.threads} thread" + ("s" if latency.threads > 1 else "")
-    interval = f"95% {latency.low:.2f}-{latency.high:.2f}"
+    interval = f"95% {latency.low:.2f}-{latency.high:.2f}" + (" of CPU time" if latency.ratio_of == "cpu" else "")
     p90 = f"p90 {milliseconds(latency.before_p90)} -> {milliseconds(latency.after_p90)}"
     change = f"x{latency.speedup:.2f} {latency.verdict}   ({interval}; {p90}; {threads})"
     return "latency", milliseconds(latency.before), milliseconds(latency.after), change

@@ -81,9 +81,9 @@ def mostly_products(model: ModelProto, nodes: list[NodeProto]) -> bool:
 def tries(model: ModelProto, nodes: list[NodeProto], contest: Contest) -> Iterator[tuple[str, set[str]]]:
     """Give what to leave in float, each as a phrase and the names of the nodes.
 
-    First nothing; then one more of the first convolutions each time (few channels and large pictures are slow in 8 bits,
-    and their errors reach everything) for as long as that makes it faster; in the end the last layers too, when nothing
-    was near enough.
+    First nothing; then one more of the first convolutions each time (few channels and large pictures are slow in 8
+    bits, and their errors reach everything) for as long as that makes it faster; in the end the last layers too, when
+    nothing was near enough.
     """
     yield "static int8", set()
     convolutions = [node.name for node in nodes if node.op_type == "Conv"]

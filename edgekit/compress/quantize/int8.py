@@ -34,10 +34,10 @@ _INFERRED = "onnx.infer"
 class int8(Method):  # noqa: N801
     """Quantise to 8 bits whatever gets faster by it; store in 8 bits what does not.
 
-    Convolutions get calibrated 8-bit arithmetic, nets of matrix products alone whichever of calibrated and dynamic is
-    faster. A result is accepted when it is measured to be faster and its outputs are near the float ones (the same top
-    answer on 95 % of the held-back pictures; for other models 20 dB). Otherwise milder choices are tried, and in the end
-    the weights are stored in 8 bits and run in float. Raises EdgekitError for a model that is quantised already.
+    Convolutions get calibrated 8-bit arithmetic, nets of matrix products whichever of calibrated and dynamic is faster.
+    A result is accepted when it is measured to be faster and its outputs are near the float ones (the same top answer
+    on 95 % of the held-back pictures; for other models 20 dB). Milder choices are tried too, and in the end the weights
+    are stored in 8 bits and run in float. Raises EdgekitError for a model that is quantised already.
     """
 
     ranges: str = option("mse", help="how the range of each value is chosen", choices=ranges.METHODS)
@@ -63,7 +63,7 @@ class int8(Method):  # noqa: N801
         if best is None:
             return weights.int8_weights().apply(model, bench)
         weights.store_int8(best, chosen, bench)
-        return best
+        return _explained(best, model, bench)
 
 
 @STEPS.add
@@ -86,7 +86,8 @@ class static(Method):  # noqa: N801
                 "static: no Conv, Gemm or MatMul of the model has constant float32 weights",
                 "use --int8-weights to store its weights in 8 bits",
             )
-        return quantize_static(plain, nodes, Plan.make(plain, nodes, self.samples, self.ranges, bench))
+        made = quantize_static(plain, nodes, Plan.make(plain, nodes, self.samples, self.ranges, bench))
+        return _explained(made, model, bench)
 
 
 @STEPS.add
@@ -102,7 +103,8 @@ class dynamic(Method):  # noqa: N801
     def apply(self, model: ModelProto, bench: Workbench) -> ModelProto:
         """Give the model with its matrix products in 8-bit arithmetic."""
         plain = _float_model(model)
-        return quantize_dynamic(plain, bench, graph.select(plain, bench.only, bench.exclude))
+        made = quantize_dynamic(plain, bench, graph.select(plain, bench.only, bench.exclude))
+        return _explained(made, model, bench)
 
 
 def _float_model(model: ModelProto) -> ModelProto:
@@ -115,6 +117,12 @@ def _float_model(model: ModelProto) -> ModelProto:
             "export it again with a newer opset, or use --int8-weights",
         )
     return plain
+
+
+def _explained(made: ModelProto, before: ModelProto, bench: Workbench) -> ModelProto:
+    if made.ByteSize() > before.ByteSize():
+        bench.note("the file grew: scales and conversions take more bytes than 8-bit weights save in so small a model")
+    return made
 
 
 def quantize_dynamic(model: ModelProto, bench: Workbench, chosen: set[str]) -> ModelProto:
@@ -162,16 +170,13 @@ def _gemm_to_matmul(model: ModelProto, names: set[str]) -> None:
     for node in [node for node in model.graph.node if node.op_type == "Gemm" and node.name in names]:
         if graph.attribute(node, "transA", 0):
             continue
-        factors = [float(graph.attribute(node, name, 1.0)) for name in ("alpha", "beta")]  # type: ignore[arg-type]
         weight = graph.array(tensors[node.input[1]])
-        weight = (weight.T if graph.attribute(node, "transB", 0) else weight) * np.float32(factors[0])
+        weight = weight.T if graph.attribute(node, "transB", 0) else weight
         name = graph.fresh_name(f"{node.input[1]}_columns", taken)
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(weight), name))
         if len(node.input) > 2 and node.input[2]:
-            bias = graph.array(tensors[node.input[2]]) * np.float32(factors[1])
-            offset, product = (graph.fresh_name(f"{node.output[0]}_{word}", taken) for word in ("bias", "product"))
-            model.graph.initializer.append(onnx.numpy_helper.from_array(bias, offset))
-            add = onnx.helper.make_node("Add", [product, offset], [node.output[0]], f"{node.name}_add")
+            product = graph.fresh_name(f"{node.output[0]}_product", taken)
+            add = onnx.helper.make_node("Add", [product, node.input[2]], [node.output[0]], f"{node.name}_add")
             model.graph.node.append(add)
             node.output[0] = product
         source = node.input[0]
@@ -201,7 +206,8 @@ class Plan:
 
         def rounded_weights(_: str, values: np.ndarray) -> np.ndarray:
             integers, scale = weights.rounded(values, 0, largest=63 if kind.seven_bits else 127)
-            return integers * scale
+            back: np.ndarray = integers * scale
+            return back
 
         layers = [node for node in nodes if node.op_type == "Conv"]
         errors = correct.errors(model, layers, bench.feeds(samples), rounded_weights, rounded_values)
@@ -217,6 +223,7 @@ def quantize_static(model: ModelProto, nodes: list[NodeProto], plan: Plan) -> Mo
     limits = {name: ends for name, ends in plan.limits.items() if name in used}
     made = _inserted(made, nodes, limits, plan.kind)
     _bypass(made, scope.float_results(model, nodes))
+    _keep_float_readers(made, {name for node in nodes for name in node.output}, names)
     return _tidied(made, model)
 
 
@@ -244,7 +251,8 @@ def _sigmoid(values: np.ndarray) -> np.ndarray:
 
 
 def _silu(values: np.ndarray) -> np.ndarray:
-    return values * _sigmoid(values)
+    results: np.ndarray = values * _sigmoid(values)
+    return results
 
 
 def _hard_swish(values: np.ndarray) -> np.ndarray:
@@ -345,6 +353,18 @@ def _bypass(model: ModelProto, names: set[str]) -> None:
             continue
         gone += [node, convert]
     graph.remove_nodes(model, gone)
+
+
+def _keep_float_readers(model: ModelProto, made_in_8_bits: set[str], names: set[str]) -> None:
+    """Let nodes that stay in float read what a float node made as it is, not rounded for a neighbour's sake."""
+    makers = graph.producers(model)
+    for node in model.graph.node:
+        convert = makers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if convert is None or convert.op_type != "QuantizeLinear" or convert.input[0] in made_in_8_bits:
+            continue
+        for reader in model.graph.node:
+            if reader.name not in names and reader.op_type != "QuantizeLinear":
+                graph.rename_in(reader, node.output[0], convert.input[0])
 
 
 def _tidied(made: ModelProto, original: ModelProto) -> ModelProto:

@@ -1,7 +1,7 @@
 """Which values of each activation 8 bits have to hold: streamed histograms, and the choice of a range from them.
 
-A histogram has a fixed size whatever the number of samples, and does not depend on their order: its bins are anchored at
-zero and as wide as a power of two, so that widening them is merging pairs, which is exact.
+A histogram has a fixed size whatever the number of samples, and does not depend on their order: its bins are anchored
+at zero and as wide as a power of two, so that widening them is merging pairs, which is exact.
 """
 
 from __future__ import annotations
@@ -162,10 +162,11 @@ def collect(model: ModelProto, names: Sequence[str], feeds: Iterable[Feed]) -> d
     Memory does not grow with the number of feeds. Raises EdgekitError when a feed does not fit the model.
     """
     fed = {entry.name for entry in graph.inputs(model)}
-    made = [name for name in dict.fromkeys(names) if name not in fed]
-    session = open_session(graph.with_outputs(model, made))
+    constant = graph.initializers(model)
+    wanted = [name for name in dict.fromkeys(names) if name and name not in constant]
+    session = open_session(graph.with_outputs(model, [name for name in wanted if name not in fed]))
     kinds = {value.name: value.type for value in (*session.get_inputs(), *session.get_outputs())}
-    floats = [name for name in dict.fromkeys(names) if kinds.get(name) in ("tensor(float)", "tensor(float16)")]
+    floats = [name for name in wanted if kinds.get(name) in ("tensor(float)", "tensor(float16)")]
     histograms = {name: Histogram() for name in floats}
     computed = [name for name in floats if name not in fed]
     for feed in feeds:

@@ -51,19 +51,29 @@ def is_weighted(model: ModelProto, node: NodeProto) -> bool:
         bias = graph.initializers(model).get(node.input[2])
         # A bias is quantised one value a channel.
         columns = weight.dims[0 if graph.attribute(node, "transB", 0) else 1]
-        if bias is None or list(bias.dims) != [columns] or graph.attribute(node, "beta", 1.0) == 0:
+        if bias is None or list(bias.dims) != [columns]:
             return False
+    if node.op_type == "Gemm" and not all(graph.attribute(node, name, 1.0) == 1 for name in ("alpha", "beta")):
+        # onnxruntime's quantiser forgets beta (1.31); `simplify` has folded both where it could.
+        return False
     if node.op_type == "Conv":
         return all(not name or name in graph.initializers(model) for name in node.input[2:])
     return len(weight.dims) == 2
 
 
 def _can_join(model: ModelProto, node: NodeProto) -> bool:
+    if node.op_type in ("Relu", "Clip") and _is_captured(model, node.input[0]):
+        # It would be merged into the node before it, under whose name a nested graph knows the value.
+        return False
     if node.op_type == "Clip":
         return _clips_around_zero(model, node)
     if node.op_type == "Pad":
         return _pads_with_zero(model, node)
     return node.op_type in (*ELEMENTWISE, *ACTIVATIONS, *POOLS, *MOVES)
+
+
+def _is_captured(model: ModelProto, name: str) -> bool:
+    return any(name in graph.captured(node) for node in model.graph.node)
 
 
 def _pads_with_zero(model: ModelProto, node: NodeProto) -> bool:

@@ -51,23 +51,23 @@ class int8_weights(Method):  # noqa: N801
         """Give the model with its weights stored as int8."""
         made = fold.storage(model)
         chosen = graph.select(made, bench.only, bench.exclude)
-        layers = [node for node in made.graph.node if node.name in chosen]
+        layers = [node for node in made.graph.node if node.name in chosen and node.op_type == "Conv"]
         found = correct.errors(made, layers, bench.feeds(correct.ENOUGH_SAMPLES), _first_axis)
         stored = store_int8(made, chosen, bench)
         if not stored:
             raise nothing_left(model)
-        kept = {node.name for node in layers if node.op_type != "Conv" or node.input[1] not in stored}
-        correct.take_off(made, {name: error for name, error in found.items() if name not in kept})
+        rounded_layers = {node.name for node in made.graph.node if node.op_type == "Conv" and node.input[1] in stored}
+        correct.take_off(made, {name: error for name, error in found.items() if name in rounded_layers})
         graph.remove_dead(made)
         return made
 
 
 @STEPS.add
-class fp16(Method):
+class fp16(Method):  # noqa: N801
     """Store weights as float16, run in float32: half the bytes at the old speed.
 
-    onnxruntime's CPU build has no float16 kernels for convolutions and matrix products, so the arithmetic stays as it is.
-    A tensor with values above 65504 is left alone. Raises EdgekitError when no float32 weights are left to store.
+    onnxruntime's CPU build has no float16 kernels for convolutions and matrix products, so the arithmetic stays in
+    float32. A tensor with values above 65504 is left alone. Raises EdgekitError when no float32 weights are left.
     """
 
     def apply(self, model: ModelProto, bench: Workbench) -> ModelProto:
@@ -110,20 +110,21 @@ def store_int8(model: ModelProto, chosen: set[str], bench: Workbench) -> list[st
         if not np.isfinite(values).all():
             bench.note(f"{tensor.name}: has values that are not finite, left as it is")
             continue
+        stored.append(tensor.name)
         # Any axis is right for any reader: the values come back under the old name.
         _replace(model, tensor, *rounded(values, axes[0]))
-        stored.append(tensor.name)
     graph.sort(model)
     return stored
 
 
 def _first_axis(_: str, values: np.ndarray) -> np.ndarray:
     integers, scale = rounded(values, 0)
-    return integers * scale
+    back: np.ndarray = integers * scale
+    return back
 
 
 def rounded(values: np.ndarray, axis: int | None, largest: int = 127) -> tuple[np.ndarray, np.ndarray]:
-    """Round to -`largest`..`largest` with one scale for each index along `axis`; give integers and scales to multiply."""
+    """Round to -`largest`..`largest` with one scale for each index along `axis`; give the integers and the scales."""
     others = tuple(dim for dim in range(values.ndim) if dim != axis)
     extreme = np.abs(values.astype(np.float32)).max(axis=others, keepdims=True)
     scale = np.where(extreme > 0, extreme / np.float32(largest), np.float32(1)).astype(np.float32)
@@ -132,7 +133,7 @@ def rounded(values: np.ndarray, axis: int | None, largest: int = 127) -> tuple[n
 
 
 def channel_axis(node: NodeProto, tensor: TensorProto) -> int | None:
-    """Give the axis of a weight along which a reader's outputs lie; None when the reader does not use it as a weight."""
+    """Give the axis of a weight along which a reader's outputs lie; None when it is no weight of that reader."""
     place = list(node.input).index(tensor.name) if tensor.name in node.input else -1
     rank = len(tensor.dims)
     if place not in WEIGHT_INPUTS.get(node.op_type, ()) or rank < 2:
