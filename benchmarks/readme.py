@@ -1,7 +1,7 @@
 """Make the README's generated parts anew: the tables of ops and steps, and what its console blocks print.
 
-    python benchmarks/readme.py tables     # the tables (fast; a test fails when they drift)
-    python benchmarks/readme.py console    # run every command of the console blocks and put its output below it
+python benchmarks/readme.py tables     # the tables (fast; a test fails when they drift)
+python benchmarks/readme.py console    # run every command of the console blocks and put its output below it
 """
 
 from __future__ import annotations

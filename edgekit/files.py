@@ -1,4 +1,4 @@
-"""The only module that writes to disk: single files by an atomic replace, folders by a stage that is renamed at the end."""
+"""The only module that writes to disk: files by an atomic replace, folders by a stage that is renamed at the end."""
 
 from __future__ import annotations
 

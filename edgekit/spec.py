@@ -7,8 +7,8 @@ A field is declared once, with its default, help and bounds:
         \"\"\"Turn by a random angle.\"\"\"
         degrees: float = option(15.0, help="largest angle", ge=0, le=180)
 
-and from that come the flag `--rotate 15`, the config key, `rotate 15 p=0.3` on a command line or in TOML, the bounds and
-their error, the row in `edgekit ops` and in the README, the manifest entry and the contract tests.
+and from that come the flag `--rotate 15`, the config key, `rotate 15 p=0.3` on a command line or in TOML, the bounds
+and their error, the row in `edgekit ops` and in the README, the manifest entry and the contract tests.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import itertools
 import math
-import os
 import shlex
 import types
 import typing
@@ -168,11 +168,13 @@ def _shown(value: Any) -> str:
 
 
 def nearest(word: str, names: Iterable[str]) -> str | None:
-    """Find the name most like `word`, or nothing that is near enough. A common beginning counts (as in Jaro-Winkler)."""
+    """Find the name most like `word`, or nothing near enough. A common beginning counts (as in Jaro-Winkler)."""
     typed = word.lower()
 
     def likeness(name: str) -> float:
-        prefix = len(os.path.commonprefix([typed, name.lower()]))
+        prefix = sum(
+            1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(typed, name.lower(), strict=False))
+        )
         return difflib.SequenceMatcher(None, typed, name.lower()).ratio() + 0.05 * min(prefix, 4)
 
     best = max(names, key=likeness, default=None)
@@ -272,7 +274,7 @@ S = TypeVar("S", bound=Spec)
 def spec(cls: type[T]) -> type[T]:
     """Make a Spec subclass a frozen dataclass and remember which fields are its own."""
     made = dataclass(frozen=True, repr=True)(cls)
-    own = set(cls.__dict__.get("__annotations__", {}))
+    own = set(inspect.get_annotations(cls))
     made.__own_fields__ = tuple(f for f in dataclasses.fields(made) if f.name in own)  # type: ignore[attr-defined, arg-type]
     return made
 

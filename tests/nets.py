@@ -155,14 +155,14 @@ def info(name, shape):
 
 
 def awkward():
-    """Weights in Constant nodes, Identity, Dropout, nodes without or with the same name, odd names, two inputs."""
+    """Weights in Constant nodes, Identity, Dropout, nameless nodes, odd names, two inputs."""
     net = Net(7)
     weight = net.weights[int(net.weight(16, 3, 3, 3)[1:])]
     net.weights.clear()
     net.add("Constant", outputs=["a/b,c:0"], name="", value=weight)
     x = net.add("Conv", "in/1,x", "a/b,c:0", kernel_shape=[3, 3], pads=[1, 1, 1, 1], name="same")
-    x = net.add("Dropout", net.add("Identity", x, name=""), outputs=["t/0"], name="same")
-    y = net.add("Conv", "in:2", net.weight(16, 3, 1, 1, name="w,1/2"), kernel_shape=[1, 1], name="same")
+    x = net.add("Dropout", net.add("Identity", x, name=""), outputs=["t/0"], name="drop,/1")
+    y = net.add("Conv", "in:2", net.weight(16, 3, 1, 1, name="w,1/2"), kernel_shape=[1, 1], name="[0]")
     x = net.add("Add", net.add("Relu", x, name=""), y, name="")
     net.add("Conv", x, net.weight(8, 16, 1, 1), outputs=["out,1"], kernel_shape=[1, 1], name="")
     return net.model({"in/1,x": [1, 3, 8, 8], "in:2": [1, 3, 8, 8]}, {"out,1": [1, 8, 8, 8]})

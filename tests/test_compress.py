@@ -39,7 +39,9 @@ def test_int8_with_nothing_but_the_model(edgekit, model, tmp_path):
 
 def test_the_report_has_every_number_under_its_gate_name(edgekit, model, tmp_path):
     arguments = ["--static", "--calib", TRAIN, "--data", VAL, *QUICK, "--report", "r.json", "--report", "r.md"]
-    done = edgekit("compress", "m.onnx", *arguments, "--json", "--gate", "accuracy.drop<=0.05", "--gate", "size.ratio<=0.5")
+    done = edgekit(
+        "compress", "m.onnx", *arguments, "--json", "--gate", "accuracy.drop<=0.05", "--gate", "size.ratio<=0.5"
+    )
     assert done.code == 0, done.err
     report = done.json
     assert report["schema"] == "edgekit.report/1"
@@ -112,7 +114,9 @@ def test_only_convolutions(edgekit, model, tmp_path):
     assert done.code == 0, done.err
     names = done.json["nodes"]["float_names"]
     assert any(kind in names for kind in ("Gemm", "MatMul", "FusedGemm"))
-    done = edgekit("compress", "m.onnx", "--static", "--exclude", "Conv", "--exclude", "Gemm", "--exclude", "MatMul", *QUICK)
+    done = edgekit(
+        "compress", "m.onnx", "--static", "--exclude", "Conv", "--exclude", "Gemm", "--exclude", "MatMul", *QUICK
+    )
     assert done.code == 2
 
 
@@ -125,7 +129,9 @@ def test_a_failed_gate(edgekit, model, tmp_path):
 
 
 def test_gates_from_the_configuration(edgekit, model, tmp_path):
-    (tmp_path / "edgekit.toml").write_text('[compress]\nsteps = ["int8-weights"]\nseconds = 0.5\n[gate]\nsize.ratio = "<=0.01"\n')
+    (tmp_path / "edgekit.toml").write_text(
+        '[compress]\nsteps = ["int8-weights"]\nseconds = 0.5\n[gate]\nsize.ratio = "<=0.01"\n'
+    )
     done = edgekit("compress", "m.onnx", "--json")
     assert (done.code, done.json["passed"]) == (1, False)
 
@@ -163,7 +169,9 @@ def test_unlabelled_pictures_give_agreement_and_no_accuracy(edgekit, model, tmp_
 def text_model(path):
     """A little model over token ids: embedding, mean, dense."""
     table = onnx.numpy_helper.from_array(np.random.default_rng(0).standard_normal((50, 64)).astype(np.float32), "table")
-    weight = onnx.numpy_helper.from_array(np.random.default_rng(1).standard_normal((64, 256)).astype(np.float32), "weight")
+    weight = onnx.numpy_helper.from_array(
+        np.random.default_rng(1).standard_normal((64, 256)).astype(np.float32), "weight"
+    )
     nodes = [
         onnx.helper.make_node("Gather", ["table", "ids"], ["rows"]),
         onnx.helper.make_node("ReduceMean", ["rows"], ["mean"], axes=[1], keepdims=0),

@@ -82,7 +82,7 @@ def test_paths_are_relative_to_the_file(folder):
 )
 def test_values_are_checked_with_their_origin(folder, text, what):
     loaded = write(folder, text)
-    with pytest.raises(EdgekitError, match="edgekit.toml") as error:
+    with pytest.raises(EdgekitError, match=r"edgekit\.toml") as error:
         config.resolve(augment, {}, loaded)
     assert what in error.value.message
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.long
 
 
 def peak_rss(command, cwd):
-    """Run a command; give its exit code, output, and the peak resident memory of the tree of its processes, in bytes."""
+    """Run a command; give its exit code, output, and the peak resident memory of its process tree, bytes."""
     process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd)
     peak = 0
     output = []
@@ -49,7 +49,11 @@ def test_the_difficult_files(assets, tmp_path):
     made = {row["source"] for row in rows(tmp_path / "X" / "manifest.jsonl")}
     refused = {row["source"] for row in rows(tmp_path / "X" / "rejected.jsonl")}
     assert not made & refused
-    pictures = [p for p in (assets / "nasty").rglob("*.*") if p.is_file() and p.suffix not in (".csv", ".md", "") and p.name != ".keep"]
+    pictures = [
+        p
+        for p in (assets / "nasty").rglob("*.*")
+        if p.is_file() and p.suffix not in (".csv", ".md", "") and p.name != ".keep"
+    ]
     assert len(made | refused) == len(pictures)
     code, *_ = peak_rss([*command[:-1], "Y", "--strict"], tmp_path)
     assert code == 1
@@ -94,7 +98,10 @@ def test_no_connection_is_attempted(tmp_path, verb):
         pytest.skip("strace is not installed")
     shutil.copytree(SAMPLES / "photos", tmp_path / "photos")
     shutil.copy(SAMPLES / "fashion_resnet.onnx", tmp_path / "m.onnx")
-    arguments = {"augment": ["augment", "photos", "--flip"], "compress": ["compress", "m.onnx", "--int8", "--seconds", "1"]}
+    arguments = {
+        "augment": ["augment", "photos", "--flip"],
+        "compress": ["compress", "m.onnx", "--int8", "--seconds", "1"],
+    }
     command = ["strace", "-f", "-e", "trace=connect,sendto", "-o", "trace.txt", *edgekit_command(*arguments[verb])]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -35,7 +35,9 @@ def labels(output):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("readme")
-    shutil.copytree(ROOT / "sample_data", root / "sample_data", ignore=shutil.ignore_patterns("*-augmented", "*.int8.onnx"))
+    shutil.copytree(
+        ROOT / "sample_data", root / "sample_data", ignore=shutil.ignore_patterns("*-augmented", "*.int8.onnx")
+    )
     return root
 
 

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from nets import NETS, Net, awkward, branching, feeds, norm, perceptron, residual, upsampler
 
 from edgekit import graph
 from edgekit.compress import simplify as subject
 from edgekit.compress.simplify import same_outputs, simplify
 from edgekit.measure.nodes import census
 from edgekit.session import open_session, run
+from nets import NETS, Net, awkward, branching, feeds, norm, perceptron, residual, upsampler
 
 
 def kinds(model):

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from nets import Bench, attention, perceptron, residual
 
 from edgekit import graph
 from edgekit.compress.method import STEPS
 from edgekit.compress.prune.sparsity import without_smallest
 from edgekit.errors import EdgekitError
+from nets import Bench, attention, perceptron, residual
 
 
 def zeros(model):

@@ -3,13 +3,13 @@
 import numpy as np
 import onnx
 import pytest
-from nets import NETS, Bench, feeds, sqnr_db
 
 from edgekit import graph
 from edgekit.compress.method import STEPS
 from edgekit.compress.simplify import same_outputs, simplify
 from edgekit.errors import EdgekitError
 from edgekit.session import open_session, run
+from nets import NETS, Bench, feeds, sqnr_db
 
 # dB below which a step's outputs may not fall, on these untrained networks.
 FLOORS = {"int8": 14, "static": 14, "dynamic": 20, "int8-weights": 25, "fp16": 55, "sparsity": 0}

@@ -1,8 +1,8 @@
 """Worker processes: each owns whole sources, reads, makes and writes them, and hands back rows, never pixels.
 
-Results come back in the order of the sources whatever the number of workers, with a bounded number of sources under way.
-A picture that kills its worker (a codec crash) is found by running the unfinished ones one by one, and becomes a rejected
-row like any other.
+Results come back in the order of the sources whatever the number of workers, with a bounded number of sources under
+way. A picture that kills its worker (a codec crash) is found by running the unfinished ones one by one, and becomes a
+rejected row like any other.
 """
 
 from __future__ import annotations

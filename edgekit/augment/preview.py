@@ -1,4 +1,4 @@
-"""The contact sheet of `edgekit augment --preview`: a row a source, original first, then its variants with their ops."""
+"""The contact sheet of `edgekit augment --preview`: a row a source, original first, then its variants and their ops."""
 
 from __future__ import annotations
 

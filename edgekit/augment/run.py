@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -92,8 +92,8 @@ def check_out(source: Path, out: Path) -> None:
 
 
 def stamp(recipe: Recipe, inputs: str, counts: Counts) -> dict[str, Any]:
-    """Make `run.json`: the effective recipe, versions, input digest and counts; no clock, so that two runs are equal."""
-    # The modules' own versions: two distributions carry OpenCV, and its import failing is found here, before any worker.
+    """Make `run.json`: effective recipe, versions, input digest and counts; no clock, so that two runs are equal."""
+    # The modules' own versions: two distributions carry OpenCV. When its import fails, that is found here.
     versions = {"edgekit": __version__, "opencv": cv2.__version__, "numpy": np.__version__}
     plain = asdict(counts)
     return {
@@ -198,7 +198,8 @@ class Tally:
         """Raise EdgekitError when not one picture could be used."""
         if self.counts.rejected == self.counts.sources:
             raise EdgekitError(
-                f"{listing.root}: none of its {self.counts.sources} pictures can be used (first: {self.first_rejected})",
+                f"{listing.root}: none of its {self.counts.sources} pictures can be used "
+                f"(first: {self.first_rejected})",
                 "give a folder with at least one readable picture",
             )
 

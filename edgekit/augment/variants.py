@@ -1,4 +1,4 @@
-"""One source picture: decoded once, then each variant drawn, applied and encoded. Pure: bytes in, bytes and rows out."""
+"""One source picture: decoded once, each variant drawn, applied and encoded. Pure: bytes in, bytes and rows out."""
 
 from __future__ import annotations
 
@@ -93,7 +93,11 @@ def variants(recipe: Recipe, source: Sample) -> Iterator[Variant | None]:
 def _digest(sample: Sample) -> bytes:
     pixels = sample.image
     head = f"{pixels.shape}{pixels.dtype}".encode()
-    return hashlib.blake2b(pixels.tobytes() if pixels.size == 0 else pixels.data.cast("B"), key=hashlib.sha256(head).digest(), digest_size=16).digest()
+    return hashlib.blake2b(
+        pixels.tobytes() if pixels.size == 0 else pixels.data.cast("B"),
+        key=hashlib.sha256(head).digest(),
+        digest_size=16,
+    ).digest()
 
 
 def variant_name(key: str, number: int, suffix: str, keys: AbstractSet[str]) -> str:

@@ -1,4 +1,4 @@
-"""A command's flags, built from its settings and the registry of its ops or steps; and the order in which they were typed."""
+"""A command's flags, built from its settings and the registry of its ops or steps; and the order they were typed in."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class OrderedCommand(TyperCommand):
 def command(
     settings: type[Spec], registry: Registry[Any], positional: tuple[str, str], run: Callable[[str, Typed], int]
 ) -> Callable[..., None]:
-    """Make the function whose signature typer reads: the positional, the registry's flags, the settings, the common ones.
+    """Make the function whose signature typer reads: positional, the registry's flags, the settings, the common ones.
 
     `positional` is its name and help. `run` gets its value and what was typed, and gives the exit code.
     """
@@ -118,7 +118,7 @@ def _recipe_flag(cls: type[Spec]) -> inspect.Parameter:
 
 
 def _setting(field: Field, *, flag: str = "", panel: str = "") -> inspect.Parameter:
-    """The flag of a setting. Values stay text: `config.resolve` checks them as it checks the file's and the environment's."""
+    """The flag of a setting. Values stay text: `config.resolve` checks them like the file's and the environment's."""
     flag = flag or field.flag
     bounds = field.bounds
     names = [f"--{flag}", *([bounds.short] if bounds.short else [])]

@@ -1,4 +1,4 @@
-"""The straight line of `edgekit compress`: load -> simplify -> each step -> measure against the original -> gates -> save."""
+"""The straight line of `edgekit compress`: load -> simplify -> each step -> measure -> gates -> save."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from edgekit.lazy import np, onnx
 from edgekit.measure import machine
 from edgekit.measure.material import Material, gather
 from edgekit.report.report import Report, Rule
-from edgekit.session import open_session, run as run_session
+from edgekit.session import open_session
+from edgekit.session import run as run_session
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -141,7 +142,7 @@ def apply_steps(model: ModelProto, steps: Sequence[Method], bench: Bench, say: S
 
 
 def check_contract(before: ModelProto, after: ModelProto, step: Method, feeds: Sequence[Any]) -> None:
-    """Hold a step to its contract: a valid model with the same inputs and outputs, that loads and answers finite numbers."""
+    """Hold a step to its contract: a valid model, the same inputs and outputs, that loads and answers finite numbers."""
     name = step.spec_name()
 
     def broken(reason: str) -> EdgekitError:
@@ -177,7 +178,7 @@ def describe(model: ModelProto, job: Job, material: Material, stamp: str) -> Non
 
 
 def stamp_of(job: Job, material: Material) -> str:
-    """Digest everything the output's bytes follow from: model, recipe, data, versions, and the CPU's int8 instructions."""
+    """Digest what the output's bytes follow from: model, recipe, data, versions, and the CPU's int8 instructions."""
     here = machine.describe()
     facts = {
         "edgekit": __version__,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import files, graph
-from edgekit.lazy import np
 from edgekit.measure import evaluate, latency, machine, memory, nodes, size
 from edgekit.report import report as plain
 from edgekit.session import open_session
@@ -17,7 +16,6 @@ from edgekit.session import open_session
 if TYPE_CHECKING:
     from edgekit.compress.bench import Bench
     from edgekit.compress.run import Job
-    from edgekit.measure.accuracy import Tally
     from edgekit.measure.material import Material
 
 FAR_DB = 20.0
@@ -140,7 +138,7 @@ def _accuracy(answers: evaluate.Evaluation) -> plain.Accuracy | None:
 
 
 def headline(job: Job, out: Path, bench: Bench, sections: dict[str, Any]) -> str:
-    """Say in one line what came out: decisions first, then speed, size, accuracy, and whether the outputs are far off."""
+    """Say in one line what came out: decisions, then speed, size, accuracy, and whether the outputs are far off."""
     speed, bytes_, accuracy, drift = (sections[name] for name in ("latency", "size", "accuracy", "drift"))
     parts = list(bench.decisions) or [", ".join(str(step) for step in job.steps)]
     parts.append(

@@ -41,8 +41,8 @@ class Listing:
 def scan(root: Path) -> Listing:
     """List a folder of pictures; the extension decides what is one.
 
-    Links to files are followed, links to folders are not. Raises EdgekitError when there is no such folder or no picture
-    in it.
+    Links to files are followed, links to folders are not. Raises EdgekitError when there is no such folder or no
+    picture in it.
     """
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "no such folder"

@@ -1,7 +1,7 @@
 """The manifest: one JSON line an output, one a rejected input, and the stamp of the run.
 
-Rows are plain dicts in a fixed key order, ASCII-escaped, so that a path of any bytes survives and two runs give the same
-bytes. `file_name` comes first: the file is a valid Hugging Face ImageFolder metadata file.
+Rows are plain dicts in a fixed key order, ASCII-escaped, so that a path of any bytes survives and two runs give the
+same bytes. `file_name` comes first: the file is a valid Hugging Face ImageFolder metadata file.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Tile:
 
 
 def contact_sheet(rows: Sequence[Sequence[Tile]]) -> numpy.ndarray:
-    """Draw rows of tiles; give HxWx3 uint8. Pictures are shrunk to fit a cell, small ones enlarged without smoothing."""
+    """Draw rows of tiles; give HxWx3 uint8. Pictures are fitted into cells, small ones without smoothing."""
     wrapped = [[(tile, _wrap(tile.lines)) for tile in row] for row in rows]
     heights = [CELL + LINE * max(len(lines) for _, lines in row) + GAP for row in wrapped]
     columns = max(len(row) for row in wrapped)

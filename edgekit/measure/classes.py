@@ -157,8 +157,7 @@ class Folders:
     def judge(self, outputs: ndarray) -> tuple[float, ndarray]:
         """Give the accuracy, 0..1, and the log-likelihood of each of the first pictures from `outputs` (n x classes).
 
-        The likelihood is under the temperature that suits these outputs best, so that over- and underconfidence do not
-        count.
+        The likelihood is under the temperature that suits these outputs best: confidence does not count.
         """
         rows, shares = self.rows[: len(outputs)], probabilities(outputs)
         answers = shares.argmax(axis=1)

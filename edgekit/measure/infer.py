@@ -293,17 +293,18 @@ def _settle_scaling(
     if "range" in known:
         return {}, "", ()
     candidates = _candidates(known, evidence.images)
+    name, batch = known.target.name, known.target.batch
+    responses = {n: synthetic.response(model, name, wanted, batch) for n, wanted in candidates.items()}
+    is_raw, why = synthetic.is_raw_like(responses["signed"], responses["raw"])
     notes: tuple[str, ...] = ()
     if evidence.labelled:
         standings = evidence.rank(candidates)
         if standings[0].figure > evidence.folders.chance():
-            return _settle_on(known, evidence, standings, tuple(candidates))
+            likely_first = sorted(candidates, key=lambda n: (n in RAW_LIKE) != is_raw)
+            return _settle_on(known, evidence, standings, likely_first)
         evidence.labelled = False
         best = f"{standings[0].figure:.1%} at best"
         notes = (f"the model recognises the labelled pictures in none of the ways of feeding that were tried: {best}",)
-    name, batch = known.target.name, known.target.batch
-    responses = {n: synthetic.response(model, name, wanted, batch) for n, wanted in candidates.items()}
-    is_raw, why = synthetic.is_raw_like(responses["signed"], responses["raw"])
     members = {n: c for n, c in candidates.items() if (n in RAW_LIKE) == is_raw}
     if OWN in members and _is_near(members[OWN], candidates["imagenet"]):
         del members[OWN]
@@ -330,10 +331,11 @@ def _settle_on(
 ) -> tuple[dict[str, Preprocess], str, tuple[str, ...]]:
     """Take the commonest of those the evidence does not tell apart; give all of these, the runner-up and a note."""
     chosen, tied = commonest(standings, order)
-    reason = f"{evidence.basis}: {evidence.figure(chosen)}"
-    known.settle(chosen.wanted, known.open(*SCALING, "color"), "inferred", reason)
+    fields, reason = known.open(*SCALING, "color"), f"{evidence.basis}: {evidence.figure(chosen)}"
+    known.settle(chosen.wanted, fields, "inferred", reason)
     others = [evidence.figure(standing) for standing in standings if standing is not chosen]
-    family = {s.name: s.wanted for s in tied if s is chosen or s.name != OWN}
+    alike = [s for s in tied if (s.name in RAW_LIKE) == (chosen.name in RAW_LIKE)]
+    family = {s.name: s.wanted for s in alike if s is chosen or s.name != OWN}
     note = (f"not told apart, so calibrated in turn: {', '.join(family)}",) if len(family) > 1 else ()
     return family, others[0] if others else "", note
 

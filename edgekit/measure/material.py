@@ -122,21 +122,21 @@ def _ready_made(model: ModelProto, path: Path) -> Material:
     return Material(calibrate, choose, report, sentences=(note,))
 
 
-def _streams(
-    shared: roles.Roles, decision: infer.Decision, seed: int
-) -> tuple[Calibration, Calibration, Calibration]:
+def _streams(shared: roles.Roles, decision: infer.Decision, seed: int) -> tuple[Calibration, Calibration, Calibration]:
     """Stream the pictures of each role; a role without pictures gets synthetic ones of its own."""
     counts = (SYNTHETIC_CALIBRATE, SYNTHETIC_CHOOSE, SYNTHETIC_REPORT)
     parts = (shared.calibrate, shared.choose, shared.report)
     made = [
-        calibration.from_pictures(part, decision) if part else calibration.from_synthetic(decision, count, seed * 3 + role)
+        calibration.from_pictures(part, decision)
+        if part
+        else calibration.from_synthetic(decision, count, seed * 3 + role)
         for role, (part, count) in enumerate(zip(parts, counts, strict=True))
     ]
     return made[0], made[1], made[2]
 
 
 def _labelled(model: ModelProto, listing: Listing | None, given: Given) -> classes.Classes | None:
-    """Map class folders to outputs: those of --data, or of --calib when it stands alone; None when nothing is labelled."""
+    """Map class folders to outputs: those of --data, or of --calib alone; None when nothing is labelled."""
     if listing is None or len(listing.labels) < 2 or any(source.label is None for source in listing.sources):
         return None
     outputs = evaluate.score_count(model)

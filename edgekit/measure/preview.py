@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgekit.data.images import decode
 from edgekit.data.headers import Unreadable
+from edgekit.data.images import decode
 from edgekit.data.sheet import Tile, contact_sheet, png
 from edgekit.errors import EdgekitError
 from edgekit.lazy import np

@@ -1,4 +1,4 @@
-"""Report: the plain numbers of one compression, its gates and its exit code. Renderers format it; nothing here measures."""
+"""Report: the plain numbers of one compression, its gates and its exit code; renderers format it."""
 
 from __future__ import annotations
 

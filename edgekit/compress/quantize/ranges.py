@@ -68,7 +68,9 @@ class Histogram:
             self._widen(max(math.frexp(largest)[1] - int(math.log2(BINS)), _SMALLEST_EXPONENT))
         if nonzero.size:
             assert self.exponent is not None
-            index = np.floor(np.ldexp(nonzero, -self.exponent)).astype(np.int32)
+            steps = np.ldexp(np.abs(nonzero), -self.exponent).astype(np.int32)
+            # Not floor: a tiny negative value may underflow to zero, and must still count as negative.
+            index = np.where(nonzero < 0, -1 - steps, steps)
             self.counts += np.bincount(index + BINS, minlength=2 * BINS)
 
     def _widen(self, exponent: int) -> None:
