@@ -183,3 +183,8 @@ def rename_in(node: NodeProto, old: str, new: str) -> None:
     for index, name in enumerate(node.input):
         if name == old:
             node.input[index] = new
+
+
+def rename_made(node: NodeProto, old: str, new: str) -> None:
+    """Make one node that makes `old` make `new`."""
+    node.output[list(node.output).index(old)] = new

@@ -177,6 +177,15 @@ def halves():
     return net.model({"input": (TensorProto.FLOAT16, [1, 3, 8, 8])}, {"map": [1, 16, 8, 8]})
 
 
+def half_weights():
+    """Everything in float16."""
+    net = Net(11)
+    x = net.add("Conv", "input", net.weight(16, 3, 3, 3, dtype=np.float16))
+    net.add("Conv", net.add("Relu", x), net.weight(8, 16, 1, 1, dtype=np.float16), outputs=["map"])
+    half = TensorProto.FLOAT16
+    return net.model({"input": (half, [1, 3, 8, 8])}, {"map": (half, [1, 8, 6, 6])})
+
+
 def broken_values():
     """One activation that is always zero, one with NaN and infinity that does not reach the output."""
     net = Net(9)
@@ -209,6 +218,7 @@ NETS = {
     "branching": branching,
     "awkward": awkward,
     "halves": halves,
+    "half-weights": half_weights,
     "broken-values": broken_values,
     "weightless": weightless,
     "weights-as-inputs": lambda: residual(weights_as_inputs=True),
@@ -249,6 +259,7 @@ class Bench:
     speeds: list = field(default_factory=lambda: [2.0, 1.5])
     count: int = 6
     notes: list = field(default_factory=list)
+    decisions: list = field(default_factory=list)
 
     def feeds(self, samples):
         return feeds(self.model, min(samples, self.count))
@@ -263,6 +274,9 @@ class Bench:
 
     def note(self, text):
         self.notes.append(text)
+
+    def decide(self, text):
+        self.decisions.append(text)
 
 
 def sqnr_db(before, after, count=4, seed=1):

@@ -64,7 +64,10 @@ class Workbench(Protocol):
         """Compare latency, shortly."""
 
     def note(self, text: str) -> None:
-        """Leave one sentence for the report: what was decided and why."""
+        """Leave one sentence for the report: what was tried and measured."""
+
+    def decide(self, text: str) -> None:
+        """Say in a few words what an automatic step chose, for the report's first line."""
 
 
 @spec

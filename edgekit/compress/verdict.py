@@ -148,7 +148,7 @@ def headline(job: Job, out: Path, bench: Bench, sections: dict[str, Any]) -> str
     )
     parts.append(f"x{bytes_.ratio:.2f} the size")
     if accuracy is not None:
-        parts.append(f"{-100 * accuracy.drop:+.2f} points top-1")
+        parts.append(f"{round(-100 * accuracy.drop, 2) + 0.0:+.2f} points top-1")
     elif drift.agreement is not None:
         parts.append(f"{100 * drift.agreement:.1f} % same answers")
     if accuracy is None and drift.agreement is None and drift.sqnr_db < FAR_DB:

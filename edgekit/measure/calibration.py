@@ -68,7 +68,8 @@ def picture_input(model: ModelProto, layout: str | None = None) -> Target:
     layer = synthetic.first_layer(model, entry.name)
     layout = layout or _layout(shape, layer.axes[1] if layer and layer.axes else None)
     if layout is None or len(layout) != len(shape) or entry.dtype not in DTYPES:
-        raise EdgekitError(f"the model's input is not a picture: {shown}", FEEDS)
+        hint = f"give --layout NCHW or NHWC, or {FEEDS}" if len(shape) == 4 and None in shape[1:] else FEEDS
+        raise EdgekitError(f"the model's input is not a picture: {shown}", hint)
     sides = dict(zip(layout, shape, strict=True))
     channels = (sides["C"] or (layer.channels if layer else None) or 3) if "C" in sides else 1
     if channels not in CHANNELS.values():

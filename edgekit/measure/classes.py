@@ -191,9 +191,9 @@ class Standing:
         return len(gap) > 1 and bool(gap.mean() > errors * gap.std(ddof=1) / np.sqrt(len(gap)))
 
 
-def commonest(standings: Sequence[Standing], order: Sequence[str]) -> tuple[Standing, list[Standing]]:
+def commonest(standings: Sequence[Standing], order: Sequence[str], errors: float) -> tuple[Standing, list[Standing]]:
     """Of those about as good as the first give the one that comes first in `order`, and all that may be as good."""
-    near = [standing for standing in standings if not standing.is_beaten_by(standings[0], 1)]
+    near = [standing for standing in standings if not standing.is_beaten_by(standings[0], errors)]
     tied = [standing for standing in standings if not standing.is_beaten_by(standings[0])]
     return min(near, key=lambda standing: order.index(standing.name)), tied
 

@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
     from edgekit.data.folder import Source
 
-UNIT_LIKE, RAW_LIKE = ("imagenet", "unit", "signed"), ("raw", "caffe")
-OWN = "own"  # the pictures' own mean and std
-# Where the evidence does not tell candidates apart the commoner one is taken: the first of these.
-ORDER = {1: ("unit", "signed", OWN, "imagenet", *RAW_LIKE), 3: (*UNIT_LIKE, OWN, *RAW_LIKE)}
 OPEN_SIZES = (224, 256, 299, 320, 384, 416, 512, 640, 160, 128, 96, 64, 32, 28, 48)
 FIRST = 48  # pictures after which candidates that are clearly worse are dropped
 ENOUGH = 16  # unlabelled pictures below which predictions say too little
@@ -103,11 +99,10 @@ def decide(
     gallery = Gallery(pictures)
     _settle_size(known, bench, gallery)
     resizes = _settle_resize(known, bench, gallery)
-    color_is_open = "color" not in known
-    is_decided = "range" in known and not color_is_open and len(resizes) < 2
+    is_decided = "range" in known and "color" in known and len(resizes) < 2
     evidence = _Evidence(bench, Gallery(()) if is_decided else gallery, known.preprocess(), classes)
     family, runner_up, notes = _settle_scaling(known, evidence, model)
-    if color_is_open:
+    if "color" not in known:
         _settle_color(known, evidence)
     _compare_resizes(known, evidence, gallery, resizes)
     chosen = known.preprocess()
@@ -292,76 +287,59 @@ def _settle_scaling(
     """Decide range, mean and std; give the family to calibrate on, the runner-up and notes."""
     if "range" in known:
         return {}, "", ()
-    candidates = _candidates(known, evidence.images)
+    scalings = moments(evidence.images) if evidence.images else None
+    candidates = synthetic.candidates(known.preprocess(), "color" not in known, scalings)
     name, batch = known.target.name, known.target.batch
-    responses = {n: synthetic.response(model, name, wanted, batch) for n, wanted in candidates.items()}
+    responses = {
+        n: synthetic.response(model, name, candidates[n], batch) for n in (*synthetic.UNIT_LIKE, *synthetic.RAW_LIKE)
+    }
     is_raw, why = synthetic.is_raw_like(responses["signed"], responses["raw"])
+    likely = {n: c for n, c in candidates.items() if synthetic.is_raw(n) == is_raw}
     notes: tuple[str, ...] = ()
     if evidence.labelled:
         standings = evidence.rank(candidates)
         if standings[0].figure > evidence.folders.chance():
-            likely_first = sorted(candidates, key=lambda n: (n in RAW_LIKE) != is_raw)
-            return _settle_on(known, evidence, standings, likely_first)
+            return _settle_on(known, evidence, standings, [*likely, *(n for n in candidates if n not in likely)])
         evidence.labelled = False
         best = f"{standings[0].figure:.1%} at best"
         notes = (f"the model recognises the labelled pictures in none of the ways of feeding that were tried: {best}",)
-    members = {n: c for n, c in candidates.items() if (n in RAW_LIKE) == is_raw}
-    if OWN in members and _is_near(members[OWN], candidates["imagenet"]):
-        del members[OWN]
+    family = {n: candidates[n] for n in (synthetic.RAW_LIKE if is_raw else synthetic.UNIT_LIKE)}
     runner_up = ""
     if evidence.is_classifier and evidence.is_enough:
-        standings = evidence.rank(members)
-        _, runner_up, _ = _settle_on(known, evidence, standings, [standing.name for standing in standings])
+        near = synthetic.OWN in likely and synthetic.is_near(likely[synthetic.OWN], likely["imagenet"])
+        standings = evidence.rank({n: c for n, c in likely.items() if not near or synthetic.base(n) != synthetic.OWN})
+        chosen, runner_up, _ = _settle_on(known, evidence, standings, [standing.name for standing in standings])
+        family |= dict(list(chosen.items())[:1])
     else:
         # Mean subtraction does not show in a response.
-        name = "raw" if is_raw else min(UNIT_LIKE, key=lambda name: synthetic.unlikelihood(responses[name]))
-        known.settle(candidates[name], known.open(*SCALING, "color"), "assumed", f"{name}: {why}")
-    family = {n: c for n, c in members.items() if n != OWN or c.mean == known.preprocess().mean}
+        name = "raw" if is_raw else min(synthetic.UNIT_LIKE, key=lambda name: synthetic.unlikelihood(responses[name]))
+        known.settle(candidates[name], SCALING, "assumed", f"{name}: {why}")
     return family, runner_up, (*notes, f"calibrated as {', '.join(family)} in turn: {why}")
-
-
-def _is_near(own: Preprocess, usual: Preprocess) -> bool:
-    """Tell whether the pictures' own mean and std are about those of a preset, so that only labels tell them apart."""
-    pairs = ((own.mean, usual.mean, 0.1), (own.std, usual.std, 0.05))
-    return all(bool(np.abs(np.array(a) / 255 - b).max() < gap) for a, b, gap in pairs)
 
 
 def _settle_on(
     known: _Known, evidence: _Evidence, standings: list[Standing], order: Sequence[str]
 ) -> tuple[dict[str, Preprocess], str, tuple[str, ...]]:
-    """Take the commonest of those the evidence does not tell apart; give all of these, the runner-up and a note."""
-    chosen, tied = commonest(standings, order)
+    """Take the commonest of those the evidence does not tell apart; give it and those, the runner-up and a note."""
+    chosen, tied = commonest(standings, order, 2 if synthetic.base(standings[0].name) == synthetic.OWN else 1)
     fields, reason = known.open(*SCALING, "color"), f"{evidence.basis}: {evidence.figure(chosen)}"
     known.settle(chosen.wanted, fields, "inferred", reason)
     others = [evidence.figure(standing) for standing in standings if standing is not chosen]
-    alike = [s for s in tied if (s.name in RAW_LIKE) == (chosen.name in RAW_LIKE)]
-    family = {s.name: s.wanted for s in alike if s is chosen or s.name != OWN}
+    alike = [
+        s
+        for s in tied
+        if synthetic.is_raw(s.name) == synthetic.is_raw(chosen.name) and synthetic.base(s.name) != synthetic.OWN
+    ]
+    family = {synthetic.base(s.name): s.wanted for s in (chosen, *alike)} | {synthetic.base(chosen.name): chosen.wanted}
     note = (f"not told apart, so calibrated in turn: {', '.join(family)}",) if len(family) > 1 else ()
     return family, others[0] if others else "", note
 
 
-def _candidates(known: _Known, images: Sequence[ndarray]) -> dict[str, Preprocess]:
-    """Give the presets, and the pictures' own mean and std, the commoner ones first."""
-    channels, color = known.target.channels, known.color if "color" in known else None
-    found = {}
-    for name in ORDER[1 if channels == 1 else 3]:
-        if name != OWN:
-            found[name] = known.preprocess(**preprocess.preset(name, channels, color))
-        elif images:
-            mean, std = moments(images)
-            plain = "rgb" if channels == 3 else known.color
-            own = known.preprocess(range=(0.0, 255.0), mean=mean, std=std, color=plain)
-            found[name] = _recolored(own, color or plain)
-    return found
-
-
 def _settle_color(known: _Known, evidence: _Evidence) -> None:
-    """Decide RGB or BGR: by the evidence where it tells them apart, else by what is usual for the kind of model."""
-    chosen = known.preprocess()
-    # Models fed plain 0..255 with channels first come from Caffe and OpenCV, whose pictures are BGR.
-    is_plain = chosen.range == (0.0, 255.0) and chosen.mean == (0.0,) and chosen.layout == "NCHW"
-    usual = "bgr" if chosen.color == "bgr" or is_plain else "rgb"
-    options = {color: _recolored(chosen, color) for color in (usual, "bgr" if usual == "rgb" else "rgb")}
+    """Decide RGB or BGR for a known scaling, by the evidence where it tells them apart."""
+    plain = known.preprocess()
+    usual = synthetic.usual_color(plain)
+    options = {color: plain.recolored(color) for color in (usual, "rgb" if usual == "bgr" else "bgr")}
     picked, source, reason = options[usual], "assumed", "usual for such a model"
     if evidence.is_enough or evidence.labelled:
         first, second = evidence.rank(options)[:2]
@@ -388,13 +366,6 @@ def _compare_resizes(
 def _beside(chosen: Preprocess, name: str, member: Preprocess) -> Preprocess:
     """Give a member of the family with the resizing and the colour of `chosen`."""
     resized = replace(member, **{field: getattr(chosen, field) for field in ("resize", "crop_ratio", "where", "fill")})
-    alike = _recolored(resized, chosen.color)
+    alike = resized.recolored(chosen.color)
     # Caffe's means belong to BGR pictures, whatever the others are fed.
     return resized if name == "caffe" and alike != chosen else alike
-
-
-def _recolored(wanted: Preprocess, color: str) -> Preprocess:
-    """Give the same scaling of each channel in another order of channels."""
-    if wanted.color == color:
-        return wanted
-    return replace(wanted, color=color, mean=wanted.mean[::-1], std=wanted.std[::-1])

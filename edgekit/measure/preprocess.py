@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import EdgekitError
@@ -74,6 +74,10 @@ class Preprocess:
     def channels(self) -> int:
         """How many channels the model is fed."""
         return CHANNELS[self.color]
+
+    def recolored(self, color: str) -> Preprocess:
+        """Give the same scaling of each channel in another order of channels."""
+        return self if color == self.color else replace(self, color=color, mean=self.mean[::-1], std=self.std[::-1])
 
     def apply(self, pixels: ndarray) -> ndarray:
         """Turn a picture (HxWxC, uint8 or uint16, C = 1 grey, 3 RGB, 4 RGBA) into the model's input.

@@ -1,14 +1,15 @@
-"""Synthetic pictures, the same ones every time, and what the first layer of a model makes of them."""
+"""Synthetic pictures, the ways a model may be fed them, and what its first layer says to that."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgekit import graph, session
 from edgekit.errors import EdgekitError
 from edgekit.lazy import cv2, np, onnx
+from edgekit.measure.preprocess import Preprocess, preset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
     from numpy.random import Generator
     from onnx import ModelProto, NodeProto, TensorProto
 
-    from edgekit.measure.preprocess import Preprocess
-
 SHAPES = 400
+UNIT_LIKE, RAW_LIKE = ("imagenet", "unit", "signed"), ("raw", "caffe")
+OWN = "own"  # the pictures' own mean and std
+# Where the evidence does not tell candidates apart the commoner one is taken: the first of these, by channels.
+ORDER = {1: ("unit", "signed", OWN, "imagenet", *RAW_LIKE), 3: (*UNIT_LIKE, OWN, *RAW_LIKE)}
 
 
 def pictures(count: int, size: tuple[int, int], seed: int = 0) -> Iterator[ndarray]:
@@ -160,6 +163,54 @@ def response(model: ModelProto, input_name: str, preprocess: Preprocess, batch: 
     deviations = values.reshape(len(values), -1).std(axis=1)
     variance = _variance_after(model, layer.node.output[0])
     return float(np.median(deviations if variance is None else deviations / np.sqrt(variance + 1e-12)))
+
+
+def candidates(
+    known: Preprocess, is_color_open: bool, own: tuple[tuple[float, ...], tuple[float, ...]] | None
+) -> dict[str, Preprocess]:
+    """Give `known` with the scaling of each preset and with the pictures' `own` mean and std, 0..255, commoner first.
+
+    Where the order of channels is open the usual one goes under the preset's name, the other as "imagenet bgr".
+    """
+    found, swapped = {}, {}
+    for name in ORDER[1 if known.channels == 1 else 3]:
+        if name != OWN:
+            plain = replace(known, **preset(name, known.channels))
+        elif own is not None:
+            mean, std = (tuple(round(value / 255, 4) for value in values) for values in own)
+            natural = "rgb" if known.channels == 3 else known.color
+            plain = replace(known, range=(0.0, 1.0), mean=mean, std=std, color=natural)
+        else:
+            continue
+        usual = "bgr" if name == "caffe" else usual_color(plain)
+        found[name] = plain.recolored(usual if is_color_open else known.color)
+        if is_color_open:
+            other = "rgb" if usual == "bgr" else "bgr"
+            swapped[f"{name} {other}"] = plain.recolored(other)
+    return found | swapped
+
+
+def base(name: str) -> str:
+    """Give the preset of a candidate."""
+    return name.split()[0]
+
+
+def is_raw(name: str) -> bool:
+    """Tell whether a candidate feeds values around 0..255."""
+    return base(name) in RAW_LIKE
+
+
+def is_near(own: Preprocess, usual: Preprocess) -> bool:
+    """Tell whether the pictures' own mean and std are about those of a preset, so that only labels tell them apart."""
+    pairs = ((own.mean, usual.mean, 0.1), (own.std, usual.std, 0.05))
+    return all(bool(np.abs(np.subtract(a, b)).max() < gap) for a, b, gap in pairs)
+
+
+def usual_color(wanted: Preprocess) -> str:
+    """Say which order of channels is usual with a scaling."""
+    # Models fed plain 0..255 with channels first come from Caffe and OpenCV, whose pictures are BGR.
+    is_plain = wanted.range == (0.0, 255.0) and wanted.mean == (0.0,) and wanted.layout == "NCHW"
+    return "bgr" if is_plain else "rgb"
 
 
 def is_raw_like(signed: float | None, raw: float | None) -> tuple[bool, str]:

@@ -61,11 +61,11 @@ def _latency(latency: Latency) -> tuple[str, str, str, str]:
 
 
 def _accuracy(accuracy: Accuracy) -> list[tuple[str, str, str, str]]:
-    interval = f"95% {-100 * accuracy.high:+.2f} to {-100 * accuracy.low:+.2f}"
-    change = f"{-100 * accuracy.drop:+.2f} points   ({interval}; {accuracy.n:,} pictures)"
+    interval = f"95% {points(accuracy.high)} to {points(accuracy.low)}"
+    change = f"{points(accuracy.drop)} points   ({interval}; {accuracy.n:,} pictures)"
     rows = [("top-1", percent(accuracy.before), percent(accuracy.after), change)]
     if accuracy.top5_before is not None and accuracy.top5_after is not None and accuracy.top5_drop is not None:
-        change = f"{-100 * accuracy.top5_drop:+.2f} points"
+        change = f"{points(accuracy.top5_drop)} points"
         rows.append(("top-5", percent(accuracy.top5_before), percent(accuracy.top5_after), change))
     return rows
 
@@ -132,6 +132,11 @@ def milliseconds(value: float) -> str:
 def percent(share: float) -> str:
     """Show a share as percent."""
     return f"{100 * share:.2f} %"
+
+
+def points(drop: float) -> str:
+    """Show a drop as the change in percentage points: 0.01 is `-1.00`; never `-0.00`."""
+    return f"{round(-100 * drop, 2) + 0.0:+.2f}"
 
 
 def number(value: float) -> str:

@@ -20,7 +20,7 @@ _HINT = "put --sparsity before --int8 and --fp16; zeros survive both"
 
 
 @STEPS.add
-class sparsity(Method):  # noqa: N801
+class sparsity(Method):
     """Set the smallest weights of each layer to zero: the file packs better, the speed stays.
 
     `share` of each weight tensor of Conv, ConvTranspose, Gemm and MatMul, the smallest in magnitude; of equal ones the

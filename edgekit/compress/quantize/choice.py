@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgekit import graph
-from edgekit.compress.quantize import scope
+from edgekit.compress.quantize import sensitivity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from onnx import ModelProto, NodeProto
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 LEAST_AGREEMENT = 0.95
 LEAST_SQNR_DB = 20.0
 MOST_FIRST_LAYERS = 3
+# What the noise of the parts that stay in 8 bits may add up to; the second when the first was too optimistic.
+TARGETS_DB = (22.0, 27.0)
 
 
 @dataclass
@@ -50,7 +52,13 @@ class Contest:
 
     def close(self) -> ModelProto | None:
         """Give the winner, if there is one, and note what was tried."""
-        outcome = f"took {self.winner}" if self.best is not None else "stored in 8 bits instead"
+        if self.best is not None:
+            outcome = f"took {self.winner}"
+            self.bench.decide(self.winner)
+        else:
+            outcome = "stored in 8 bits instead"
+            ran = any(" ran at " in attempt for attempt in self.tried)
+            self.bench.decide(f"stored in 8 bits: int8 arithmetic {'is not faster here' if ran else 'is too far off'}")
         self.bench.note(f"{'; '.join(self.tried)}: {outcome}")
         return self.best
 
@@ -78,33 +86,32 @@ def mostly_products(model: ModelProto, nodes: list[NodeProto]) -> bool:
     return sizes["Gemm"] + sizes["MatMul"] > sizes["Conv"]
 
 
-def tries(model: ModelProto, nodes: list[NodeProto], contest: Contest) -> Iterator[tuple[str, set[str]]]:
+def tries(
+    nodes: list[NodeProto], contest: Contest, parts: Callable[[], list[sensitivity.Part]]
+) -> Iterator[tuple[str, set[str]]]:
     """Give what to leave in float, each as a phrase and the names of the nodes.
 
-    First nothing; then one more of the first convolutions each time (few channels and large pictures are slow in 8
-    bits, and their errors reach everything) for as long as that makes it faster; in the end the last layers too, when
-    nothing was near enough.
+    First nothing. When that is near enough, one more of the first convolutions each time, for as long as that makes it
+    faster: few channels and large pictures are slow in 8 bits. When it is not, the parts that make the most noise.
     """
     yield "static int8", set()
+    if contest.last is None:
+        yield from _quieter(nodes, contest, parts())
+        return
     convolutions = [node.name for node in nodes if node.op_type == "Conv"]
-    left_out: set[str] = set()
-    before = contest.last
     for count in range(1, min(MOST_FIRST_LAYERS, len(convolutions) - 1) + 1):
-        left_out = set(convolutions[:count])
-        yield f"static int8 without the first {f'{count} layers' if count > 1 else 'layer'}", left_out
-        if before is not None and (contest.last is None or contest.last < before):
-            return
         before = contest.last
-    if not any(" ran at " in outcome for outcome in contest.tried) and left_out:
-        yield "static int8 without the first and the last layers", left_out | _last(model, nodes)
+        yield f"static int8 without the first {f'{count} layers' if count > 1 else 'layer'}", set(convolutions[:count])
+        if contest.last is None or contest.last < before:
+            return
 
 
-def _last(model: ModelProto, nodes: list[NodeProto]) -> set[str]:
-    """Give the weighted nodes that no other weighted node depends on, and what follows them."""
-    readers = graph.consumers(model)
-    weighted = {node.name for node in nodes if node.op_type in scope.WEIGHTED}
-    leads: dict[str, bool] = {}
-    for node in reversed(model.graph.node):
-        after = [reader for name in node.output for reader in readers.get(name, [])]
-        leads[node.name] = any(reader.name in weighted or leads[reader.name] for reader in after)
-    return {name for name, leading in leads.items() if not leading}
+def _quieter(nodes: list[NodeProto], contest: Contest, parts: list[sensitivity.Part]) -> Iterator[tuple[str, set[str]]]:
+    for target in TARGETS_DB:
+        gone = sensitivity.too_noisy(parts, target)
+        if len(gone) == len(nodes):
+            return
+        share = len(gone) / len(nodes)
+        yield f"static int8 without the noisiest {share:.0%}", gone
+        if contest.last is not None:
+            return

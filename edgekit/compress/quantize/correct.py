@@ -43,10 +43,12 @@ def errors(
         if before is None or after is None:
             continue
         weight = graph.array(tensors[node.input[1]])
+        if not np.isfinite(weight).all():
+            continue
         rounded = weights(node.input[1], weight)
         error = _mean_output(node, rounded, after) - _mean_output(node, weight, before)
         if np.isfinite(error).all():
-            found[node.name] = error
+            found[node.name] = error.astype(weight.dtype)
     return found
 
 
@@ -107,7 +109,7 @@ def _mean_output(node: NodeProto, weight: np.ndarray, means: np.ndarray) -> np.n
 def _take_off(model: ModelProto, node: NodeProto, error: np.ndarray) -> None:
     tensors = graph.initializers(model)
     name = node.input[2] if len(node.input) > 2 else ""
-    bias = graph.array(tensors[name]) if name else np.zeros(error.shape, np.float32)
+    bias = graph.array(tensors[name]) if name else np.zeros_like(error)
     beta = float(graph.attribute(node, "beta", 1.0)) if node.op_type == "Gemm" and name else 1.0  # type: ignore[arg-type]
     if beta == 0 or bias.size != error.size:
         return

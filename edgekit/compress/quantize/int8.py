@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from edgekit import graph
 from edgekit.compress import fold, simplify
 from edgekit.compress.method import STEPS, Method
-from edgekit.compress.quantize import choice, correct, ranges, scope, weights
+from edgekit.compress.quantize import choice, correct, ranges, scope, sensitivity, weights
 from edgekit.compress.quantize.target import Target, target
 from edgekit.errors import EdgekitError
 from edgekit.lazy import np, onnx
@@ -31,7 +31,7 @@ _INFERRED = "onnx.infer"
 
 
 @STEPS.add
-class int8(Method):  # noqa: N801
+class int8(Method):
     """Quantise to 8 bits whatever gets faster by it; store in 8 bits what does not.
 
     Convolutions get calibrated 8-bit arithmetic, nets of matrix products whichever of calibrated and dynamic is faster.
@@ -49,16 +49,21 @@ class int8(Method):  # noqa: N801
         chosen = graph.select(plain, bench.only, bench.exclude)
         nodes = scope.scope(plain, chosen)
         if not nodes:
-            bench.note("no weights of the model have an 8-bit kernel: stored in 8 bits instead")
+            bench.decide("stored in 8 bits: no 8-bit kernel for its weights")
             return weights.int8_weights().apply(model, bench)
         plan = Plan.make(plain, nodes, self.samples, self.ranges, bench)
         contest = choice.Contest(plain, bench)
         if any(node.op_type in ("MatMul", "Gemm") for node in nodes) and choice.mostly_products(plain, nodes):
             contest.enter("dynamic int8", quantize_dynamic(plain, bench, chosen))
-        for name, left_out in choice.tries(plain, nodes, contest):
-            part = scope.scope(plain, chosen - left_out)
-            if part:
-                contest.enter(name, quantize_static(plain, part, plan))
+
+        def quantized(names: set[str]) -> ModelProto:
+            return quantize_static(plain, scope.scope(plain, names), plan)
+
+        def parts() -> list[sensitivity.Part]:
+            return sensitivity.measured_parts(plain, nodes, quantized, bench.feeds(sensitivity.FEEDS))
+
+        for name, left_out in choice.tries(nodes, contest, parts):
+            contest.enter(name, quantized(chosen - left_out))
         best = contest.close()
         if best is None:
             return weights.int8_weights().apply(model, bench)
@@ -67,7 +72,7 @@ class int8(Method):  # noqa: N801
 
 
 @STEPS.add
-class static(Method):  # noqa: N801
+class static(Method):
     """Quantise to 8-bit arithmetic with calibrated ranges, whether it gets faster or not.
 
     Weights: int8, one scale a channel. Activations: uint8 on x86, int8 on ARM; Q/DQ format. Normalisations, softmax and
@@ -91,14 +96,12 @@ class static(Method):  # noqa: N801
 
 
 @STEPS.add
-class dynamic(Method):  # noqa: N801
+class dynamic(Method):
     """Quantise matrix products to 8 bits, with ranges taken at every inference: no pictures needed.
 
     MatMul and Gemm alone: convolutions would run 4 to 25 times slower than in float. Raises EdgekitError when the model
     has none with constant weights, or is quantised already.
     """
-
-    prefer: str = option("channel", help="one scale a channel, or one a tensor", choices=("channel", "tensor"))
 
     def apply(self, model: ModelProto, bench: Workbench) -> ModelProto:
         """Give the model with its matrix products in 8-bit arithmetic."""
@@ -109,7 +112,9 @@ class dynamic(Method):  # noqa: N801
 
 def _float_model(model: ModelProto) -> ModelProto:
     if graph.is_quantized(model):
-        raise EdgekitError("the model is quantised already", "start from its float32 original")
+        raise EdgekitError(
+            "the model is quantised already", "start from its float32 original; one 8-bit step is enough"
+        )
     plain = fold.storage(model)
     if graph.opset(plain) < simplify.LOWEST_OPSET:
         raise EdgekitError(
@@ -217,13 +222,15 @@ class Plan:
 def quantize_static(model: ModelProto, nodes: list[NodeProto], plan: Plan) -> ModelProto:
     """Give the model with `nodes` in 8-bit arithmetic."""
     made = graph.copy(model)
+    if not nodes:
+        return made
     names = {node.name for node in nodes}
     correct.take_off(made, {name: error for name, error in plan.errors.items() if name in names})
     used = set(activations(nodes))
     limits = {name: ends for name, ends in plan.limits.items() if name in used}
     made = _inserted(made, nodes, limits, plan.kind)
     _bypass(made, scope.float_results(model, nodes))
-    _keep_float_readers(made, {name for node in nodes for name in node.output}, names)
+    _keep_floats(made, {name for node in nodes for name in node.output}, names)
     return _tidied(made, model)
 
 
@@ -346,7 +353,7 @@ def _bypass(model: ModelProto, names: set[str]) -> None:
             continue
         if node.output[0] in names & shown:
             # The value was renamed so that the conversion could take its name.
-            makers[convert.input[0]].output[0] = node.output[0]
+            graph.rename_made(makers[convert.input[0]], convert.input[0], node.output[0])
         elif convert.input[0] in names:
             graph.rename_reads(model, node.output[0], convert.input[0])
         else:
@@ -355,16 +362,28 @@ def _bypass(model: ModelProto, names: set[str]) -> None:
     graph.remove_nodes(model, gone)
 
 
-def _keep_float_readers(model: ModelProto, made_in_8_bits: set[str], names: set[str]) -> None:
-    """Let nodes that stay in float read what a float node made as it is, not rounded for a neighbour's sake."""
+def _keep_floats(model: ModelProto, made_in_8_bits: set[str], names: set[str]) -> None:
+    """Let float nodes and outputs have what a float node made as it is, not rounded for a neighbour's sake."""
     makers = graph.producers(model)
-    for node in model.graph.node:
-        convert = makers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-        if convert is None or convert.op_type != "QuantizeLinear" or convert.input[0] in made_in_8_bits:
+    shown = graph.outputs(model)
+    taken = graph.tensor_names(model)
+    for node in [node for node in model.graph.node if node.op_type == "DequantizeLinear"]:
+        convert = makers.get(node.input[0])
+        if convert is None or convert.op_type != "QuantizeLinear":
             continue
+        # An output was renamed so that its rounded version could take its name.
+        renamed = node.output[0] in shown
+        value = node.output[0] if renamed else convert.input[0]
+        if value in made_in_8_bits:
+            continue
+        if renamed:
+            graph.rename_made(makers[convert.input[0]], convert.input[0], value)
+            convert.input[0] = value
+            node.output[0] = graph.fresh_name(f"{value}_rounded", taken)
+        old, new = (value, node.output[0]) if renamed else (node.output[0], value)
         for reader in model.graph.node:
-            if reader.name not in names and reader.op_type != "QuantizeLinear":
-                graph.rename_in(reader, node.output[0], convert.input[0])
+            if (reader.name in names) == renamed and reader.op_type != "QuantizeLinear":
+                graph.rename_in(reader, old, new)
 
 
 def _tidied(made: ModelProto, original: ModelProto) -> ModelProto:

@@ -37,10 +37,11 @@ WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
 }
 _LARGEST_HALF = 65504.0
 _OLDEST_OPSET = 7
+_FLOAT = 1  # onnx.TensorProto.FLOAT, which is not to be imported yet
 
 
 @STEPS.add
-class int8_weights(Method):  # noqa: N801
+class int8_weights(Method):
     """Store weights in 8 bits, run in float: about 0.3x the bytes at the old speed.
 
     One scale for each output channel, symmetric, so zeros stay zeros. Tensors of fewer than 128 values are left alone.
@@ -63,7 +64,7 @@ class int8_weights(Method):  # noqa: N801
 
 
 @STEPS.add
-class fp16(Method):  # noqa: N801
+class fp16(Method):
     """Store weights as float16, run in float32: half the bytes at the old speed.
 
     onnxruntime's CPU build has no float16 kernels for convolutions and matrix products, so the arithmetic stays in
@@ -128,7 +129,7 @@ def rounded(values: np.ndarray, axis: int | None, largest: int = 127) -> tuple[n
     others = tuple(dim for dim in range(values.ndim) if dim != axis)
     extreme = np.abs(values.astype(np.float32)).max(axis=others, keepdims=True)
     scale = np.where(extreme > 0, extreme / np.float32(largest), np.float32(1)).astype(np.float32)
-    scale = np.maximum(scale, np.finfo(np.float32).tiny).astype(values.dtype)
+    scale = np.maximum(scale, np.finfo(np.float32).tiny)
     return np.clip(np.rint(values / scale), -largest, largest).astype(np.int8), scale
 
 
@@ -172,9 +173,14 @@ def _replace(model: ModelProto, tensor: TensorProto, integers: np.ndarray, scale
     tensor.CopyFrom(onnx.numpy_helper.from_array(integers, small))
     model.graph.initializer.append(onnx.numpy_helper.from_array(scale, factor))
     nodes = {node.name for node in model.graph.node}
-    cast = onnx.helper.make_node("Cast", [small], [wide], graph.fresh_name(f"{name}_cast", nodes), to=data_type)
-    scaled = onnx.helper.make_node("Mul", [wide, factor], [name], graph.fresh_name(f"{name}_unscale", nodes))
+    cast = onnx.helper.make_node("Cast", [small], [wide], graph.fresh_name(f"{name}_cast", nodes), to=_FLOAT)
+    # onnxruntime's CPU build multiplies in float32 alone, and folds only what it can multiply.
+    product = name if data_type == _FLOAT else graph.fresh_name(f"{name}_product", taken)
+    scaled = onnx.helper.make_node("Mul", [wide, factor], [product], graph.fresh_name(f"{name}_unscale", nodes))
     model.graph.node.extend([cast, scaled])
+    if product != name:
+        narrow = graph.fresh_name(f"{name}_narrow", nodes)
+        model.graph.node.append(onnx.helper.make_node("Cast", [product], [name], narrow, to=data_type))
 
 
 def _store_half(model: ModelProto, tensor: TensorProto, bench: Workbench) -> bool:

@@ -1,0 +1,260 @@
+"""8-bit arithmetic: what is inserted, what runs, what is chosen, and that nothing leaks out."""
+
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekit import graph
+from edgekit.compress.method import STEPS
+from edgekit.compress.quantize import choice, scope
+from edgekit.compress.quantize.int8 import scale_and_zero
+from edgekit.compress.quantize.target import target
+from edgekit.compress.simplify import same_outputs, simplify
+from edgekit.errors import EdgekitError
+from edgekit.measure.nodes import census
+from edgekit.session import open_session, run
+from nets import Answer, Bench, Net, attention, feeds, perceptron, residual, sqnr_db, swish
+
+
+def simple(model):
+    return simplify(model, lambda a, b: same_outputs(a, b, feeds(model, 2)))[0]
+
+
+def applied(step, model, **options):
+    bench = Bench(model, **options)
+    return STEPS.parse(step).apply(model, bench), bench
+
+
+def test_whole_chains_run_in_8_bits():
+    made, _ = applied("static", simple(residual()))
+    found = census(made)
+    assert found.float == 0 and found.int8 == 8
+    assert set(found.types) >= {"QLinearConv", "QLinearAdd", "QLinearGlobalAveragePool", "QGemm"}
+    made, _ = applied("static", simple(swish()))
+    assert census(made).types["QLinearMul"] == 2 and census(made).float == 0
+
+
+def test_the_last_product_gives_floats_and_normalisations_stay():
+    made, _ = applied("static", simple(attention()))
+    types = census(made).types
+    assert types["MatMulIntegerToFloat"] == 3 and types["Softmax"] == 1
+    assert "DequantizeLinear" not in types
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+@pytest.mark.parametrize("step", ["static", "dynamic"])
+def test_gemm_either_way_round(step, transposed):
+    model = simple(perceptron(transposed))
+    made, _ = applied(step, model)
+    assert sqnr_db(model, made) > 30
+    assert census(made).float == 0
+
+
+def test_types_follow_the_cpu():
+    assert target("vnni") == target("vnni") and not target("vnni").seven_bits
+    assert target("avx2").seven_bits and target("none").seven_bits and not target("none").signed_activations
+    assert target("arm-dot").signed_activations and not target("arm").seven_bits
+    model = simple(residual())
+    for cpu, activations, largest in (("vnni", 2, 127), ("avx2", 2, 64), ("arm-dot", 3, 127)):
+        made, _ = applied("static", model, int8=cpu)
+        weights = [graph.array(t) for t in made.graph.initializer if t.data_type == 3 and len(t.dims) == 4]
+        assert max(np.abs(w.astype(int)).max() for w in weights) <= largest
+        zeros = {t.data_type for t in made.graph.initializer if t.name.endswith("_zero_point") and not t.dims}
+        assert activations in zeros and sqnr_db(model, made) > 18
+
+
+def test_scales_are_those_of_the_ranges():
+    scale, zero = scale_and_zero(-1.0, 3.0, target("vnni"))
+    assert scale == pytest.approx(4 / 255) and zero == 64 and zero.dtype == np.uint8
+    scale, zero = scale_and_zero(0.0, 2.55, target("arm"))
+    assert scale == pytest.approx(0.01) and zero == -128 and zero.dtype == np.int8
+    assert scale_and_zero(0.0, 0.0, target("vnni")) == (1.0, 0)
+    scale, zero = scale_and_zero(-1e-44, 0.0, target("vnni"))
+    assert scale == 1.0
+
+
+def test_weights_have_one_scale_a_channel():
+    made, _ = applied("static", simple(residual()))
+    tensors = graph.initializers(made)
+    dequantised = [n for n in made.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in tensors]
+    per_channel = [n for n in dequantised if len(tensors[n.input[1]].dims) == 1]
+    assert {tensors[n.input[0]].dims[0] for n in per_channel} >= {10, 16, 32}
+
+
+def test_only_and_exclude():
+    model = simple(residual())
+    made, _ = applied("static", model, exclude=("conv0",))
+    assert census(made).float == 1
+    made, _ = applied("static", model, only=("Gemm",))
+    assert census(made).int8 == 1
+    with pytest.raises(EdgekitError, match="'Konv'"):
+        applied("static", model, only=("Konv",))
+
+
+def test_a_clip_away_from_zero_is_not_lost():
+    net = Net()
+    x = net.conv("input", 3, 8, relu=False)
+    x = net.add("Clip", x, net.constant(np.float32(0.5)), net.constant(np.float32(2)))
+    net.add("Conv", x, net.weight(8, 8, 1, 1), outputs=["out"])
+    model = net.model({"input": [1, 3, 8, 8]}, {"out": [1, 8, 8, 8]})
+    assert "Clip" not in {n.op_type for n in scope.scope(model, {n.name for n in model.graph.node})}
+    assert sqnr_db(model, applied("static", model)[0]) > 25
+
+
+def test_outputs_that_are_read_inside_too():
+    net = Net()
+    x = net.conv("input", 3, 16)
+    y = net.conv(x, 16, 16)
+    net.add("Add", x, y, outputs=["sum"])
+    shape = [1, 16, 8, 8]
+    model = net.model({"input": [1, 3, 8, 8]}, {y: shape, "sum": shape, x: shape})
+    assert sqnr_db(model, applied("static", model)[0]) > 30
+
+
+def test_outputs_that_float_nodes_make_are_not_rounded():
+    net = Net()
+    x = net.add("Tanh", "input", outputs=["feature"])
+    net.conv(x, 3, 16, relu=False)
+    net.add("Exp", x, outputs=["other"])
+    shape = [1, 3, 8, 8]
+    model = net.model({"input": shape}, {"feature": shape, "other": shape, "t1": [1, 16, 8, 8]})
+    made, _ = applied("static", model)
+    feed = next(feeds(model))
+    before, after = (run(open_session(m), feed) for m in (model, made))
+    assert np.allclose(before[0], after[0]) and np.allclose(before[1], after[1])
+    assert not np.allclose(before[2], after[2]) and census(made).float == 0
+
+
+def test_dynamic_never_touches_convolutions():
+    net = Net()
+    net.conv("input", 3, 8)
+    net.nodes[-1].output[0] = "out"
+    model = net.model({"input": [1, 3, 8, 8]}, {"out": [1, 8, 8, 8]})
+    with pytest.raises(EdgekitError, match="no MatMul or Gemm"):
+        applied("dynamic", model)
+    assert census(applied("dynamic", simple(residual()))[0]).types["Conv"] == 5
+
+
+def test_old_operators_are_refused_with_a_way_out():
+    with pytest.raises(EdgekitError, match="version 11") as caught:
+        applied("int8", swish())
+    assert "int8-weights" in caught.value.hint
+
+
+def test_int8_takes_the_fastest():
+    model = simple(residual())
+    made, bench = applied("int8", model, speeds=[1.5, 2.5, 2.0])
+    assert census(made).float == 1
+    assert "without the first layer" in bench.notes[-1] and "1.50x" in bench.notes[-1] and "2.50x" in bench.notes[-1]
+
+
+def test_int8_leaves_out_more_for_as_long_as_it_helps():
+    _, bench = applied("int8", simple(residual()), speeds=[0.7, 0.8, 1.1, 1.05])
+    assert "took static int8 without the first 2 layers" in bench.notes[-1]
+    _, bench = applied("int8", simple(residual()), speeds=[2.0, 1.1, 9.0])
+    assert bench.speeds == [9.0]
+
+
+def test_int8_stores_what_does_not_pay():
+    model = simple(residual())
+    made, bench = applied("int8", model, speeds=[0.78, 0.7])
+    assert census(made).int8 == 0 and made.ByteSize() < 0.5 * model.ByteSize()
+    assert "0.78x" in bench.notes[-1] and bench.notes[-1].endswith("stored in 8 bits instead")
+    assert bench.decisions == ["stored in 8 bits: int8 arithmetic is not faster here"]
+
+
+def test_int8_does_not_take_what_differs_too_much():
+    class Strict(Bench):
+        def drift(self, before, after):
+            return Answer(sqnr_db=float("nan") if len(self.notes) else 12.0)
+
+    model = simple(residual())
+    bench = Strict(model)
+    made = STEPS.parse("int8").apply(model, bench)
+    assert census(made).int8 == 0 and len(bench.speeds) == 2
+    assert bench.decisions == ["stored in 8 bits: int8 arithmetic is too far off"]
+    assert "12 dB" in bench.notes[-1] and "the last layers" in bench.notes[-1]
+    assert not choice.near_enough(Answer(sqnr_db=float("nan")))
+    assert choice.near_enough(Answer(sqnr_db=3, agreement=0.96)) and not choice.near_enough(Answer(agreement=0.9))
+
+
+def test_int8_tries_dynamic_where_products_carry_the_weights():
+    made, bench = applied("int8", simple(attention()), speeds=[3.0, 2.0])
+    assert "took dynamic int8" in bench.notes[-1] and bench.decisions == ["dynamic int8"]
+    assert "DynamicQuantizeMatMul" in census(made).types or "MatMulIntegerToFloat" in census(made).types
+
+
+def test_nothing_is_printed_logged_or_written(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    root = logging.getLogger()
+    handlers = list(root.handlers)
+    for step in ("static", "dynamic", "int8"):
+        applied(step, simple(residual()))
+    assert capfd.readouterr() == ("", "")
+    assert root.handlers == handlers
+    assert list(tmp_path.iterdir()) == []
+
+
+CODE = """
+import hashlib, sys
+sys.path.insert(0, {tests!r})
+from nets import *
+from edgekit.compress.method import STEPS
+from edgekit.compress.simplify import simplify
+for build in (residual, attention):
+    model = simplify(build(), lambda a, b: True)[0]
+    for step in STEPS.names():
+        made = STEPS.parse(step).apply(model, Bench(model))
+        print(step, hashlib.sha256(made.SerializeToString(deterministic=True)).hexdigest())
+"""
+
+
+def test_the_same_bytes_for_every_hash_seed():
+    code = CODE.format(tests=str(Path(__file__).parent))
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+            cwd=Path(__file__).parents[1],
+        ).stdout
+        for seed in ("0", "1", "12345")
+    }
+    assert len(outputs) == 1 and hashlib.sha256(outputs.pop()).digest()
+
+
+def test_calibration_reads_no_more_than_it_is_told():
+    class Counting(Bench):
+        asked = ()
+
+        def feeds(self, samples):
+            self.asked += (samples,)
+            return super().feeds(samples)
+
+    bench = Counting(residual())
+    STEPS.parse("static samples=3").apply(simple(residual()), bench)
+    assert set(bench.asked) == {3}
+
+
+def test_ranges_are_a_choice():
+    model = simple(residual())
+    made = {method: applied(f"static ranges={method}", model)[0] for method in ("mse", "percentile", "minmax")}
+    assert len({m.SerializeToString(deterministic=True) for m in made.values()}) == 3
+    with pytest.raises(EdgekitError, match="ranges"):
+        STEPS.parse("static ranges=entropy")
+
+
+def test_real_models_run_in_8_bits(assets):
+    for name in ("resnet20_cifar10", "vit_fmnist", "mobilenetv1_025_vww96"):
+        model = simple(graph.load(assets / "models" / f"{name}.onnx"))
+        made, _ = applied("static", model)
+        assert census(made).int8 >= 25 and made.ByteSize() < 0.4 * model.ByteSize()
