@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import picture, save
 from test_yolo import exif
 
+from conftest import picture, save
 from edgekit.data import coco, layout
 from edgekit.data.folder import Source, scan
 from edgekit.data.headers import Header
@@ -95,8 +96,6 @@ def test_other_documents_are_not_coco(content):
 
 
 def sources(*keys):
-    from pathlib import Path
-
     return [Source(Path("/data/set", key), key, 0) for key in keys]
 
 
@@ -118,6 +117,12 @@ def test_pictures_are_matched_by_as_much_of_the_path_as_fits(name, key):
     there = sources("images/a.jpg", "thumbs/a.jpg", "val/b.jpg", "train/b.jpg", "c.jpg")
     (found,) = coco.match([name], there)
     assert (found.key if found else None) == key
+
+
+def test_of_several_names_of_one_picture_the_one_that_fits_best_is_meant():
+    (there,) = sources("val/1.jpg")
+    assert coco.match(["train/1.jpg", "val/1.jpg", "1.jpg"], [there]) == [None, there, None]
+    assert coco.match(["1.jpg", "1.jpg"], [there]) == [there, None]
 
 
 # ---- where the file is

@@ -142,6 +142,12 @@ def test_a_grey_net_with_its_own_mean_and_std(pictures):
     assert found.mean[0] == pytest.approx(mean, rel=0.1) and found.std[0] == pytest.approx(std, rel=0.1)
 
 
+def test_a_grey_net_with_the_scaling_of_the_mnist_example(pictures):
+    wanted = Preprocess(size=(SIDE, SIDE), color="grey", mean=(0.1307,), std=(0.3081,))
+    found = decide(net(wanted), pictures=pictures, classes=SURE)
+    assert same(found.preprocess, wanted), found.sentences()
+
+
 def inside(kind=TensorProto.FLOAT, pad=False):
     """Give a net with its normalisation in the graph: it takes 0..255."""
     inner = Preprocess(size=(SIDE, SIDE), **preset("imagenet"))

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from edgekit import graph
 from edgekit.compress.method import STEPS
-from edgekit.compress.quantize import choice, scope
+from edgekit.compress.quantize import choice, scope, sensitivity
 from edgekit.compress.quantize.int8 import scale_and_zero
 from edgekit.compress.quantize.target import target
 from edgekit.compress.simplify import same_outputs, simplify
@@ -169,19 +170,43 @@ def test_int8_stores_what_does_not_pay():
     assert bench.decisions == ["stored in 8 bits: int8 arithmetic is not faster here"]
 
 
+def test_int8_leaves_the_noisiest_out_of_what_differs_too_much():
+    """A layer whose inputs nearly cancel does not bear 8 bits; the others do."""
+    net = Net(3)
+    x = net.conv("input", 3, 16)
+    x = net.conv(net.add("Add", x, net.constant(np.float32(300))), 16, 16, k=1, relu=False)
+    weight, bias = net.weights[-2:]
+    bias.CopyFrom(numpy_helper.from_array(-300 * numpy_helper.to_array(weight).sum((1, 2, 3)), bias.name))
+    for _ in range(6):
+        x = net.conv(x, 16, 16)
+    net.nodes[-1].output[0] = "out"
+    model = net.model({"input": [1, 3, 16, 16]}, {"out": [1, 16, 16, 16]})
+    assert sqnr_db(model, applied("static", model)[0]) < 15
+    made, bench = applied("int8", model, speeds=[2.0])
+    assert "static int8 changed the outputs too much" in bench.notes[-1] and "noisiest" in bench.decisions[0]
+    assert sqnr_db(model, made) > 20 and census(made).int8 >= 4
+
+
 def test_int8_does_not_take_what_differs_too_much():
     class Strict(Bench):
         def drift(self, before, after):
-            return Answer(sqnr_db=float("nan") if len(self.notes) else 12.0)
+            return Answer(sqnr_db=12.0)
 
     model = simple(residual())
     bench = Strict(model)
     made = STEPS.parse("int8").apply(model, bench)
     assert census(made).int8 == 0 and len(bench.speeds) == 2
     assert bench.decisions == ["stored in 8 bits: int8 arithmetic is too far off"]
-    assert "12 dB" in bench.notes[-1] and "the last layers" in bench.notes[-1]
+    assert "12 dB" in bench.notes[-1]
     assert not choice.near_enough(Answer(sqnr_db=float("nan")))
     assert choice.near_enough(Answer(sqnr_db=3, agreement=0.96)) and not choice.near_enough(Answer(agreement=0.9))
+
+
+def test_noise_adds_up_over_the_parts():
+    parts = [sensitivity.Part(frozenset({name}), noise) for name, noise in (("a", 1e-3), ("b", 0.5), ("c", np.inf))]
+    assert sensitivity.too_noisy(parts, 20) == {"b", "c"}
+    assert sensitivity.too_noisy(parts, 40) == {"a", "b", "c"}
+    assert sensitivity.too_noisy(parts[:1], 20) == set()
 
 
 def test_int8_tries_dynamic_where_products_carry_the_weights():

@@ -5,8 +5,8 @@ import struct
 import cv2
 import numpy as np
 import pytest
-from conftest import picture, save
 
+from conftest import picture, save
 from edgekit.data import layout, yolo
 from edgekit.data.folder import scan
 from edgekit.errors import EdgekitError
@@ -238,7 +238,10 @@ def test_unreadable_pictures_are_left_out(tmp_path):
     (tmp_path / "images" / "c.jpg").write_bytes(b"8BPS" + bytes(100))
     found = layout.read(tmp_path)
     assert len(found.pictures) == 1
-    assert found.warnings == ("images/b.jpg: left out: not a picture", "images/c.jpg: left out: psd pictures are not read")
+    assert found.warnings == (
+        "images/b.jpg: left out: not a picture",
+        "images/c.jpg: left out: psd pictures are not read",
+    )
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

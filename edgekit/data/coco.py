@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -76,33 +76,32 @@ def is_coco(content: Any) -> bool:
     if not isinstance(content, Mapping):
         return False
     parts = [content.get(key) for key in ("images", "annotations", "categories")]
-    if not all(isinstance(part, list) and part and isinstance(part[0], Mapping) for part in parts):
-        return False
-    images, annotations, categories = parts
-    return bool(
-        images
-        and annotations
-        and categories
-        and {"id", "file_name"} <= images[0].keys()
-        and {"image_id", "category_id", "bbox"} <= annotations[0].keys()
-        and {"id", "name"} <= categories[0].keys()
-    )
+    firsts = [part[0] for part in parts if isinstance(part, list) and part and isinstance(part[0], Mapping)]
+    wanted = [{"id", "file_name"}, {"image_id", "category_id", "bbox"}, {"id", "name"}]
+    return len(firsts) == 3 and all(keys <= first.keys() for keys, first in zip(wanted, firsts, strict=True))
 
 
 def match(names: Sequence[str], sources: Sequence[Source]) -> list[Source | None]:
     """Find the picture of each file name: the one whose path ends with most of it; None when there is none.
 
     Names may have folders in front, of another machine too, in either kind of slashes. Of several pictures that fit
-    alike one below a folder called `images` is taken, else the first.
+    alike one below a folder called `images` is taken, else the first; of several names that mean one picture
+    (train/1.jpg and val/1.jpg in the folder val) the one that fits it best.
     """
     by_name: dict[str, list[Source]] = defaultdict(list)
     for source in sources:
         by_name[source.path.name].append(source)
-    chosen: list[Source | None] = []
-    for name in names:
+    claims: dict[str, list[tuple[tuple[int, bool], int, Source]]] = defaultdict(list)
+    for number, name in enumerate(names):
         wanted = PurePosixPath(name.replace("\\", "/"))
-        fitting = by_name.get(wanted.name, [])
-        chosen.append(max(fitting, key=partial(_likeness, wanted), default=None))
+        fitting = by_name.get(wanted.name)
+        if fitting:
+            nearest = max(fitting, key=partial(_likeness, wanted))
+            claims[nearest.key].append((_likeness(wanted, nearest), -number, nearest))
+    chosen: list[Source | None] = [None] * len(names)
+    for rivals in claims.values():
+        _, negated, winner = max(rivals, key=lambda claim: claim[:2])
+        chosen[-negated] = winner
     return chosen
 
 
@@ -129,15 +128,17 @@ def read(listing: Listing, document: Document) -> Detections:
     parsed = parse(document.content)
     warnings = [f"{document.path.name}: {problem}" for problem in parsed.problems]
     sources = match([image.name for image in parsed.images], listing.sources)
-    pairs = {source.key: (source, image) for source, image in zip(sources, parsed.images, strict=True) if source}
+    pairs = [(source, image) for source, image in zip(sources, parsed.images, strict=True) if source is not None]
     missing = sum(source is None for source in sources)
     if missing:
         warnings.append(f"{document.path.name}: {missing} of its {len(sources)} pictures are not in {listing.root}")
-    pictures = annotate(_entries(pairs.values(), warnings), warnings)
+    pictures = annotate(_entries(pairs, warnings), warnings)
     return Detections(pictures, parsed.names, tuple(warnings), "coco", document.path)
 
 
-def _entries(pairs: Any, warnings: list[str]) -> Iterator[tuple[Source, Callable[[Header], Labels]]]:
+def _entries(
+    pairs: Iterable[tuple[Source, Image]], warnings: list[str]
+) -> Iterator[tuple[Source, Callable[[Header], Labels]]]:
     for source, image in pairs:
         yield source, partial(_placed, source.key, image, warnings)
 

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from edgekit.data.folder import Listing, Source
 from edgekit.data.headers import Header
 from edgekit.data.layout import Detections, Labels, annotate, make_labels, upright_size
-from edgekit.errors import EdgekitError
 
 if TYPE_CHECKING:
     Pair = tuple[Source, Path | None]
@@ -92,11 +91,9 @@ def _is_below(picture: Path, homes: set[Path]) -> bool:
 
 
 def read(listing: Listing, pairs: Sequence[Pair]) -> Detections:
-    """Read the label files that `find` gave; what cannot be read is a warning, never an error."""
+    """Read the label files that `find` gave, not none; what cannot be read is a warning, never an error."""
     warnings: list[str] = []
     files = [path for _, path in pairs if path is not None]
-    if not files:
-        raise EdgekitError(f"{listing.root}: no YOLO labels", "put labels/NAME.txt for each images/NAME.jpg")
     places = _name_places(listing.root, files[0].parent)
     names, keypoints = _named(places), _keypoints(places)
     pictures = annotate(_entries(listing, pairs, len(names), keypoints, warnings), warnings)

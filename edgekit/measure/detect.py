@@ -86,7 +86,7 @@ class DetectionTally:
         self._evaluated: tuple[Detection, list[Matches]] | None = None
 
     def add(self, annotated: Annotated, detected: Detected) -> None:
-        """Take one picture: its labels, and what was found, in pixels of the upright picture, numbered as labels are."""
+        """Take one picture: its labels, and what was found, in the same pixels and with the same class numbers."""
         self._pictures.append((annotated, detected))
         self._evaluated = None
 

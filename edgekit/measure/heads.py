@@ -88,13 +88,15 @@ def decode(
     if output is None or not _fits(head, output.shape, size):
         raise _misfit(head, [np.shape(output) for output in outputs], size)
     pictures = output.astype(np.float32, copy=False)  # half precision would overflow in products
-    return [_candidates(*_DECODERS[head](picture, size), classes, confidence) for picture in pictures]
+    with np.errstate(over="ignore", invalid="ignore"):
+        return [_candidates(*_DECODERS[head](picture, size), classes, confidence) for picture in pictures]
 
 
 def guess(shapes: Sequence[Sequence[int | str | None]], size: Size) -> str | None:
     """Tell the head from the shapes of a model's outputs and its input's height and width; None when none fits.
 
-    The number of boxes decides: a cell each (`yolox`), three a cell (`yolov5`), classes first (`yolov8`).
+    The number of boxes decides: a cell each (`yolox`), three a cell (`yolov5`), classes first (`yolov8`). YOLOv7's
+    (K, 7) is not told, for so does a classifier look.
     """
     fixed = [tuple(side if isinstance(side, int) else 0 for side in shape) for shape in shapes]
     raw = next((shape for shape in fixed if len(shape) == 3), None)
@@ -104,7 +106,7 @@ def guess(shapes: Sequence[Sequence[int | str | None]], size: Size) -> str | Non
     if raw is not None and len(fixed) == 1 and raw[2] == 6:
         return "end2end"
     lasts = [shape[-1] for shape in fixed if len(shape) >= 2]
-    return "end2end" if (len(fixed) >= 3 and 4 in lasts) or fixed == [(fixed[0][0], 7)] else None
+    return "end2end" if len(fixed) >= 3 and 4 in lasts else None
 
 
 # ---- decoders: (values of one picture, input size) -> boxes (A, 4) x0 y0 x1 y1 and scores (A, C)
@@ -112,9 +114,8 @@ def guess(shapes: Sequence[Sequence[int | str | None]], size: Size) -> str | Non
 
 def _yolox(output: ndarray, size: Size) -> tuple[ndarray, ndarray]:
     cells, strides = _grid(size)
-    with np.errstate(over="ignore", invalid="ignore"):
-        sides = np.exp(output[:, 2:4]) * strides
-    return _corners((output[:, :2] + cells) * strides, sides), output[:, 5:] * output[:, 4:5]
+    boxes = _corners((output[:, :2] + cells) * strides, np.exp(output[:, 2:4]) * strides)
+    return boxes, output[:, 5:] * output[:, 4:5]
 
 
 def _yolov5(output: ndarray, size: Size) -> tuple[ndarray, ndarray]:

@@ -299,7 +299,10 @@ def _settle_scaling(
     if evidence.labelled:
         standings = evidence.rank(candidates)
         if standings[0].figure > evidence.folders.chance():
-            return _settle_on(known, evidence, standings, [*likely, *(n for n in candidates if n not in likely)])
+            order = [*likely, *(n for n in candidates if n not in likely)]
+            family, runner_up, notes = _settle_on(known, evidence, standings, order)
+            doubt = (f"{why}, which speaks against it: give --mean and --std if you know them",)
+            return family, runner_up, notes if likely.keys() & family.keys() else (*notes, *doubt)
         evidence.labelled = False
         best = f"{standings[0].figure:.1%} at best"
         notes = (f"the model recognises the labelled pictures in none of the ways of feeding that were tried: {best}",)

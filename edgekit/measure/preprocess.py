@@ -349,7 +349,7 @@ def _python_scale(wanted: Preprocess, batch: int) -> list[str]:
     low, high = wanted.range
     scaled = "image.astype(np.float32)"
     if (low, high) != (0.0, 255.0):
-        scaled += f" * {high - low!r} / 255"
+        scaled += " / 255" if high - low == 1 else f" * {high - low!r} / 255"
     if low:
         scaled += f" + {low!r}"
     for field, sign, neutral in (("mean", "-", 0.0), ("std", "/", 1.0)):

@@ -22,7 +22,9 @@ SHAPES = 400
 UNIT_LIKE, RAW_LIKE = ("imagenet", "unit", "signed"), ("raw", "caffe")
 OWN = "own"  # the pictures' own mean and std
 # Where the evidence does not tell candidates apart the commoner one is taken: the first of these, by channels.
-ORDER = {1: ("unit", "signed", OWN, "imagenet", *RAW_LIKE), 3: (*UNIT_LIKE, OWN, *RAW_LIKE)}
+ORDER = {1: ("unit", "signed", OWN, "mnist", "imagenet", *RAW_LIKE), 3: (*UNIT_LIKE, OWN, *RAW_LIKE)}
+# PyTorch's MNIST example, copied into training scripts for grey pictures of all kinds.
+MNIST = {"range": (0.0, 1.0), "mean": (0.1307,), "std": (0.3081,)}
 
 
 def pictures(count: int, size: tuple[int, int], seed: int = 0) -> Iterator[ndarray]:
@@ -175,7 +177,7 @@ def candidates(
     found, swapped = {}, {}
     for name in ORDER[1 if known.channels == 1 else 3]:
         if name != OWN:
-            plain = replace(known, **preset(name, known.channels))
+            plain = replace(known, **(MNIST if name == "mnist" else preset(name, known.channels)))
         elif own is not None:
             mean, std = (tuple(round(value / 255, 4) for value in values) for values in own)
             natural = "rgb" if known.channels == 3 else known.color

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LEAST_AGREEMENT = 0.95
 LEAST_SQNR_DB = 20.0
 MOST_FIRST_LAYERS = 3
-# What the noise of the parts that stay in 8 bits may add up to; the second when the first was too optimistic.
+# What the noise of the parts that stay in 8 bits may add up to; the second when the first did not help.
 TARGETS_DB = (22.0, 27.0)
 
 
@@ -113,5 +113,5 @@ def _quieter(nodes: list[NodeProto], contest: Contest, parts: list[sensitivity.P
             return
         share = len(gone) / len(nodes)
         yield f"static int8 without the noisiest {share:.0%}", gone
-        if contest.last is not None:
+        if contest.best is not None:
             return

@@ -204,7 +204,9 @@ class Plan:
         """Measure what these nodes need."""
         kind = target(bench.int8)
         histograms = ranges.collect(model, activations(nodes), bench.feeds(samples))
-        limits = {name: seen.limits(method, through=_through(model, name)) for name, seen in histograms.items()}
+        limits = {
+            name: seen.limits(method, through=ranges.flat_sided(model, name)) for name, seen in histograms.items()
+        }
 
         def rounded_values(name: str, values: np.ndarray) -> np.ndarray:
             return round_values(values, *limits[name]) if name in limits else values
@@ -237,34 +239,6 @@ def quantize_static(model: ModelProto, nodes: list[NodeProto], plan: Plan) -> Mo
 def activations(nodes: list[NodeProto]) -> list[str]:
     """Give the names of the values that flow into and out of these nodes."""
     return list(dict.fromkeys(name for node in nodes for name in (*scope.data_inputs(node), *node.output) if name))
-
-
-def _through(model: ModelProto, name: str) -> ranges.Through | None:
-    """Give the function that alone reads a value, when it has a flat side: Sigmoid, HardSigmoid, SiLU, HardSwish."""
-    readers = graph.consumers(model).get(name, [])
-    kinds = sorted(reader.op_type for reader in readers)
-    if name in graph.outputs(model):
-        return None
-    if kinds == ["Mul", "Sigmoid"]:
-        gate = next(reader for reader in readers if reader.op_type == "Sigmoid")
-        product = next(reader for reader in readers if reader.op_type == "Mul")
-        return _silu if set(product.input) == {name, gate.output[0]} else None
-    return {("Sigmoid",): _sigmoid, ("HardSwish",): _hard_swish}.get(tuple(kinds))
-
-
-def _sigmoid(values: np.ndarray) -> np.ndarray:
-    gates: np.ndarray = 1 / (1 + np.exp(-np.clip(values, -60, 60)))
-    return gates
-
-
-def _silu(values: np.ndarray) -> np.ndarray:
-    results: np.ndarray = values * _sigmoid(values)
-    return results
-
-
-def _hard_swish(values: np.ndarray) -> np.ndarray:
-    results: np.ndarray = values * np.clip(values / 6 + 0.5, 0, 1)
-    return results
 
 
 def scale_and_zero(low: float, high: float, kind: Target) -> tuple[np.ndarray, np.ndarray]:

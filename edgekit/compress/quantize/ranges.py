@@ -179,3 +179,31 @@ def collect(model: ModelProto, names: Sequence[str], feeds: Iterable[Feed]) -> d
             for name, values in zip(computed, run(session, feed, computed), strict=True):
                 histograms[name].add(values)
     return histograms
+
+
+def flat_sided(model: ModelProto, name: str) -> Through | None:
+    """Give the function that alone reads a value, when it has a flat side: Sigmoid, HardSigmoid, SiLU, HardSwish."""
+    readers = graph.consumers(model).get(name, [])
+    kinds = sorted(reader.op_type for reader in readers)
+    if name in graph.outputs(model):
+        return None
+    if kinds == ["Mul", "Sigmoid"]:
+        gate = next(reader for reader in readers if reader.op_type == "Sigmoid")
+        product = next(reader for reader in readers if reader.op_type == "Mul")
+        return _silu if set(product.input) == {name, gate.output[0]} else None
+    return {("Sigmoid",): _sigmoid, ("HardSwish",): _hard_swish}.get(tuple(kinds))
+
+
+def _sigmoid(values: np.ndarray) -> np.ndarray:
+    gates: np.ndarray = 1 / (1 + np.exp(-np.clip(values, -60, 60)))
+    return gates
+
+
+def _silu(values: np.ndarray) -> np.ndarray:
+    results: np.ndarray = values * _sigmoid(values)
+    return results
+
+
+def _hard_swish(values: np.ndarray) -> np.ndarray:
+    results: np.ndarray = values * np.clip(values / 6 + 0.5, 0, 1)
+    return results

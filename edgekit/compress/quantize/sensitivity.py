@@ -6,7 +6,7 @@ The noises of independent roundings add up, so the sum over the parts that stay 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 from edgekit.compress.quantize import scope
@@ -59,7 +59,7 @@ def _cut(nodes: Sequence[NodeProto]) -> list[frozenset[str]]:
     places = [place for place, node in enumerate(nodes) if node.op_type in scope.WEIGHTED]
     step = -(-len(places) // PARTS)
     cuts = [0, *places[step::step], len(nodes)]
-    return [frozenset(node.name for node in nodes[start:stop]) for start, stop in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [frozenset(node.name for node in nodes[start:stop]) for start, stop in pairwise(cuts)]
 
 
 def _answers(model: ModelProto, feeds: list[Feed]) -> list[list[np.ndarray]]:
