@@ -273,6 +273,11 @@ def with_outputs(model: ModelProto, names: Iterable[str]) -> ModelProto:
     return opened
 
 
+def output_names(model: ModelProto) -> tuple[str, ...]:
+    """Give the names of the model's outputs, in their order."""
+    return tuple(output.name for output in model.graph.output)
+
+
 def inputs(model: ModelProto) -> list[Input]:
     """Give what has to be fed: the graph's inputs that no initializer fills."""
     filled = set(initializers(model))

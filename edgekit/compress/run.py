@@ -142,7 +142,7 @@ def apply_steps(model: ModelProto, steps: Sequence[Method], bench: Bench, say: S
 
 
 def check_contract(before: ModelProto, after: ModelProto, step: Method, feeds: Sequence[Any]) -> None:
-    """Hold a step to its contract: a valid model, the same inputs and outputs, that loads and answers finite numbers."""
+    """Hold a step to its contract: a valid model, the same inputs and outputs, that loads and gives finite numbers."""
     name = step.spec_name()
 
     def broken(reason: str) -> EdgekitError:

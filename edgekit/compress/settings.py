@@ -21,6 +21,12 @@ class compress(Spec):
     out: str | None = option(
         None, help="file to make; MODEL.STEP.onnx beside MODEL if not given", metavar="FILE", path=True
     )
+    task: str | None = option(
+        None, help="what the model does; detect reads boxes from YOLO or COCO labels", choices=("classify", "detect")
+    )
+    head: str | None = option(
+        None, help="how a detector's outputs are decoded", choices=("yolox", "yolov5", "yolov8", "end2end")
+    )
     preset: str | None = option(
         None,
         help="how pixels become inputs, in a word",

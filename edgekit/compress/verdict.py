@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import files, graph
-from edgekit.measure import evaluate, latency, machine, memory, nodes, size
+from edgekit.measure import accuracy, detect, evaluate, latency, machine, memory, nodes, size
 from edgekit.report import report as plain
 from edgekit.session import open_session
 
@@ -43,11 +43,11 @@ def measure(
     say("measuring memory")
     peaks = [memory.peak_memory(path, feeds[:2], settings.threads) for path in (job.model, candidate)]
     say("comparing outputs")
-    accuracy, drift = _outputs(job, candidate, material, bench)
+    score, drift = _outputs(job, candidate, material, bench)
     sections: dict[str, Any] = {
         "size": _size(job.model, candidate),
         "latency": _latency(speed),
-        "accuracy": accuracy,
+        "accuracy": score,
         "drift": drift,
         "load": plain.Pair(loads.before_ms, loads.after_ms),
         "memory": plain.Pair(peaks[0].above_runtime, peaks[1].above_runtime) if peaks[0] and peaks[1] else None,
@@ -113,7 +113,9 @@ def _latency(speed: latency.Comparison) -> plain.Latency:
 def _outputs(job: Job, candidate: Path, material: Material, bench: Bench) -> tuple[plain.Accuracy | None, plain.Drift]:
     before, after = (open_session(path, threads=bench.cores) for path in (job.model, candidate))
     if material.pictures and material.decision is not None:
-        answers = evaluate.evaluate(before, after, material.pictures, material.decision, material.labelled)
+        answers = evaluate.evaluate(
+            before, after, material.pictures, material.decision, material.labelled, material.objects
+        )
         if answers.unreadable:
             bench.note(f"{answers.unreadable} of the pictures to report on cannot be read and were passed over")
         return _accuracy(answers), _drift(answers.drift, "pictures")
@@ -128,18 +130,35 @@ def _drift(drift: Any, on: str) -> plain.Drift:
 
 
 def _accuracy(answers: evaluate.Evaluation) -> plain.Accuracy | None:
-    if answers.before is None or answers.after is None or answers.delta is None:
-        return None
-    before, after, delta = answers.before.result(), answers.after.result(), answers.delta
-    drop5 = before.top5 - after.top5 if before.top5 is not None and after.top5 is not None else None
-    return plain.Accuracy(
-        before.top1, after.top1, delta.drop, delta.low, delta.high, delta.n, before.top5, after.top5, drop5
-    )
+    if answers.classified is not None:
+        before, after = (tally.result() for tally in answers.classified)
+        delta = accuracy.paired(answers.classified[0].correct, answers.classified[1].correct)
+        values = plain.Accuracy("top-1", before.top1, after.top1, delta.drop, delta.low, delta.high, delta.n)
+        if before.top5 is None or after.top5 is None:
+            return values
+        drop5 = before.top5 - after.top5
+        return replace(values, top5_before=before.top5, top5_after=after.top5, top5_drop=drop5)
+    if answers.detected is not None:
+        old, new = (tally.result() for tally in answers.detected)
+        found = detect.paired(*answers.detected)
+        return plain.Accuracy(
+            "mAP",
+            old.map,
+            new.map,
+            found.drop,
+            found.low,
+            found.high,
+            found.n,
+            map50_before=old.map50,
+            map50_after=new.map50,
+            map50_drop=found.drop50,
+        )
+    return None
 
 
 def headline(job: Job, out: Path, bench: Bench, sections: dict[str, Any]) -> str:
     """Say in one line what came out: decisions, then speed, size, accuracy, and whether the outputs are far off."""
-    speed, bytes_, accuracy, drift = (sections[name] for name in ("latency", "size", "accuracy", "drift"))
+    speed, bytes_, score, drift = (sections[name] for name in ("latency", "size", "accuracy", "drift"))
     parts = list(bench.decisions) or [", ".join(str(step) for step in job.steps)]
     parts.append(
         f"x{speed.speedup:.2f} {speed.verdict}"
@@ -147,11 +166,11 @@ def headline(job: Job, out: Path, bench: Bench, sections: dict[str, Any]) -> str
         else "no difference in speed shown"
     )
     parts.append(f"x{bytes_.ratio:.2f} the size")
-    if accuracy is not None:
-        parts.append(f"{round(-100 * accuracy.drop, 2) + 0.0:+.2f} points top-1")
+    if score is not None:
+        parts.append(f"{round(-100 * score.drop, 2) + 0.0:+.2f} points {score.metric}")
     elif drift.agreement is not None:
         parts.append(f"{100 * drift.agreement:.1f} % same answers")
-    if accuracy is None and drift.agreement is None and drift.sqnr_db < FAR_DB:
+    if score is None and drift.agreement is None and drift.sqnr_db < FAR_DB:
         parts.append(f"THE OUTPUTS DIFFER STRONGLY ({drift.sqnr_db:.1f} dB)")
     return f"{job.model.name} -> {out.name}    {'; '.join(parts)}"
 

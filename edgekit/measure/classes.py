@@ -20,8 +20,6 @@ from edgekit.spec import nearest
 if TYPE_CHECKING:
     from numpy import ndarray
 
-    from edgekit.measure.preprocess import Preprocess
-
 METADATA_KEY = "edgekit.classes"
 NOBODY = "-"  # stands for an output that no folder belongs to
 GAIN = 0.2  # another assignment is worth a word when it scores this much more, 0..1
@@ -174,28 +172,6 @@ class Folders:
 def _likelihoods(logits: ndarray, own: ndarray) -> ndarray:
     shifted = logits - logits.max(axis=1, keepdims=True)
     return np.subtract(shifted[np.arange(len(own)), own], np.log(np.exp(shifted).sum(axis=1)))
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How one candidate did: its figure, and a score for each picture, higher being better."""
-
-    name: str
-    wanted: Preprocess
-    figure: float
-    scores: ndarray
-
-    def is_beaten_by(self, other: Standing, errors: float = 2) -> bool:
-        """Tell whether `other` is better by more than so many standard errors of the paired difference."""
-        gap = other.scores - self.scores
-        return len(gap) > 1 and bool(gap.mean() > errors * gap.std(ddof=1) / np.sqrt(len(gap)))
-
-
-def commonest(standings: Sequence[Standing], order: Sequence[str], errors: float) -> tuple[Standing, list[Standing]]:
-    """Of those about as good as the first give the one that comes first in `order`, and all that may be as good."""
-    near = [standing for standing in standings if not standing.is_beaten_by(standings[0], errors)]
-    tied = [standing for standing in standings if not standing.is_beaten_by(standings[0])]
-    return min(near, key=lambda standing: order.index(standing.name)), tied
 
 
 def probabilities(outputs: ndarray) -> ndarray:

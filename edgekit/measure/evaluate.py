@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,27 +10,37 @@ from edgekit.data.folder import Source
 from edgekit.data.headers import Unreadable
 from edgekit.data.images import decode
 from edgekit.lazy import np
-from edgekit.measure.accuracy import Delta, Tally, paired
+from edgekit.measure import heads
+from edgekit.measure.accuracy import Tally
+from edgekit.measure.detect import DetectionTally
 from edgekit.measure.drift import Drift, DriftResult
 from edgekit.session import open_session, run
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from edgekit.data.layout import Annotated
     from edgekit.measure.classes import Classes
     from edgekit.measure.infer import Decision
     from edgekit.session import Feed
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What both models answered: a tally each (None without labels), their paired difference, and the drift."""
+class Objects:
+    """What a detector is judged on: how its outputs are decoded, the labels by picture, the names of its outputs."""
 
-    before: Tally | None
-    after: Tally | None
-    delta: Delta | None
+    head: str
+    labels: Mapping[str, Annotated]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What both models answered: their tallies (None without labels), and the drift between them."""
+
+    classified: tuple[Tally, Tally] | None
+    detected: tuple[DetectionTally, DetectionTally] | None
     drift: DriftResult
-    pictures: int
     unreadable: int
 
 
@@ -39,31 +49,35 @@ def evaluate(
     after: Any,
     sources: Sequence[Source],
     decision: Decision,
-    classes: Classes | None,
-    progress: Callable[[int, int], None] | None = None,
+    classes: Classes | None = None,
+    objects: Objects | None = None,
 ) -> Evaluation:
     """Run the sessions `before` and `after` over pictures, one at a time; memory does not grow with their number.
 
-    With `classes`, pictures are labelled by their folder and the first output is taken as scores.
+    With `classes`, pictures are labelled by their folder and the first output is taken as scores; with `objects`, the
+    outputs are decoded to boxes.
     """
-    tallies = (Tally(), Tally()) if classes is not None else None
+    classified = (Tally(), Tally()) if classes is not None else None
+    detected = (DetectionTally(), DetectionTally()) if objects is not None else None
     drift = Drift()
     unreadable = 0
-    for number, source in enumerate(sources, 1):
+    for source in sources:
         feed = feed_of(source, decision)
         if feed is None:
             unreadable += 1
             continue
         answers = [[output[:1] if np.ndim(output) else output for output in run(s, feed)] for s in (before, after)]
         drift.add(*answers)
-        if tallies is not None and classes is not None and source.label is not None:
-            for tally, answer in zip(tallies, answers, strict=True):
+        if classified is not None and classes is not None and source.label is not None:
+            for tally, answer in zip(classified, answers, strict=True):
                 tally.add(answer[0], [classes.index[source.label]])
-        if progress is not None:
-            progress(number, len(sources))
-    delta = paired(tallies[0].correct, tallies[1].correct) if tallies else None
-    first, second = tallies or (None, None)
-    return Evaluation(first, second, delta, drift.result(), len(sources) - unreadable, unreadable)
+        if detected is not None and objects is not None:
+            annotated = objects.labels[source.key]
+            size = (annotated.height, annotated.width)
+            for found, answer in zip(detected, answers, strict=True):
+                boxes = heads.detect(objects.head, answer, decision.preprocess, size, objects.outputs)
+                found.add(annotated, boxes)
+    return Evaluation(classified, detected, drift.result(), unreadable)
 
 
 def feed_of(source: Source, decision: Decision) -> Feed | None:
@@ -76,6 +90,11 @@ def feed_of(source: Source, decision: Decision) -> Feed | None:
     if decision.batch > 1:
         array = np.repeat(array, decision.batch, axis=0)
     return {decision.input_name: array}
+
+
+def output_shapes(model: ModelProto) -> list[list[int | str | None]]:
+    """Give the declared shapes of a model's outputs, as onnxruntime knows them."""
+    return [output.shape for output in open_session(model).get_outputs()]
 
 
 def score_count(model: ModelProto) -> int | None:

@@ -11,10 +11,11 @@ from edgekit.errors import EdgekitError
 from edgekit.lazy import np
 from edgekit.measure import preprocess, synthetic
 from edgekit.measure.calibration import Target, picture_input
-from edgekit.measure.classes import Classes, Folders, Standing, commonest, detections, information
+from edgekit.measure.classes import Classes, Folders, detections, information
 from edgekit.measure.drift import is_scores
 from edgekit.measure.preprocess import SCALING, Preprocess
 from edgekit.measure.roles import Gallery, moments
+from edgekit.measure.synthetic import Standing, commonest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -299,7 +300,7 @@ def _settle_scaling(
     if evidence.labelled:
         standings = evidence.rank(candidates)
         if standings[0].figure > evidence.folders.chance():
-            order = [*likely, *(n for n in candidates if n not in likely)]
+            order = sorted(filter(synthetic.is_usual, candidates), key=lambda n: n not in likely)
             family, runner_up, notes = _settle_on(known, evidence, standings, order)
             doubt = (f"{why}, which speaks against it: give --mean and --std if you know them",)
             return family, runner_up, notes if likely.keys() & family.keys() else (*notes, *doubt)
@@ -311,7 +312,8 @@ def _settle_scaling(
     if evidence.is_classifier and evidence.is_enough:
         near = synthetic.OWN in likely and synthetic.is_near(likely[synthetic.OWN], likely["imagenet"])
         standings = evidence.rank({n: c for n, c in likely.items() if not near or synthetic.base(n) != synthetic.OWN})
-        chosen, runner_up, _ = _settle_on(known, evidence, standings, [standing.name for standing in standings])
+        order = [standing.name for standing in standings if synthetic.is_usual(standing.name)]
+        chosen, runner_up, _ = _settle_on(known, evidence, standings, order)
         family |= dict(list(chosen.items())[:1])
     else:
         # Mean subtraction does not show in a response.
@@ -324,7 +326,7 @@ def _settle_on(
     known: _Known, evidence: _Evidence, standings: list[Standing], order: Sequence[str]
 ) -> tuple[dict[str, Preprocess], str, tuple[str, ...]]:
     """Take the commonest of those the evidence does not tell apart; give it and those, the runner-up and a note."""
-    chosen, tied = commonest(standings, order, 2 if synthetic.base(standings[0].name) == synthetic.OWN else 1)
+    chosen, tied = commonest(standings, order)
     fields, reason = known.open(*SCALING, "color"), f"{evidence.basis}: {evidence.figure(chosen)}"
     known.settle(chosen.wanted, fields, "inferred", reason)
     others = [evidence.figure(standing) for standing in standings if standing is not chosen]

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgekit import graph
+from edgekit.data import layout
 from edgekit.data.folder import Listing, Source, scan
-from edgekit.measure import calibration, classes, evaluate, infer, roles
+from edgekit.errors import EdgekitError
+from edgekit.measure import calibration, classes, evaluate, heads, infer, roles
 from edgekit.measure.calibration import Calibration
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-    from edgekit.measure.preprocess import Preprocess
 
 SYNTHETIC_CALIBRATE = 128
 SYNTHETIC_CHOOSE = 48
@@ -43,6 +43,14 @@ class Given(Protocol):
         """File of class names."""
 
     @property
+    def task(self) -> str | None:
+        """What the model does: classify or detect; None to find out."""
+
+    @property
+    def head(self) -> str | None:
+        """How a detector's outputs are decoded; None to find out."""
+
+    @property
     def seed(self) -> int:
         """Seed of every random choice."""
 
@@ -52,7 +60,8 @@ class Material:
     """What a run works with. The three streams share no picture.
 
     pictures: those of the report role. decision: how pictures are fed; None when inputs came ready-made. labelled: how
-    the folders map to outputs; None without labels. sentences: what was given, found or assumed, for the report.
+    the folders map to outputs; None without labels. objects: what a detector is judged on; None for anything else.
+    sentences: what was given, found or assumed, for the report.
     """
 
     calibrate: Calibration
@@ -61,6 +70,7 @@ class Material:
     pictures: tuple[Source, ...] = ()
     decision: infer.Decision | None = None
     labelled: classes.Classes | None = None
+    objects: evaluate.Objects | None = None
     class_names: tuple[str, ...] = ()
     sentences: tuple[str, ...] = ()
 
@@ -69,43 +79,78 @@ def gather(model: ModelProto, path: Path, given: Given, samples: int) -> Materia
     """Gather everything; raise EdgekitError when pictures, classes or inputs do not fit the model."""
     if given.feeds is not None:
         return _ready_made(model, Path(given.feeds))
+    if given.task == "detect":
+        return _detection(model, path, given, samples)
     calib, data = (scan(Path(folder)) if folder is not None else None for folder in (given.calib, given.data))
     shared = roles.split_roles(calib, data, samples, given.seed)
     labelled = _labelled(model, data or calib, given)
-    flags = {name: value for name in PICTURE_FLAGS if (value := getattr(given, name)) is not None}
     known = (*shared.choose, *shared.calibrate)
-    decision = infer.decide(model, given=flags, model_path=path, pictures=known, classes=labelled)
+    decision = infer.decide(model, given=_flags(given), model_path=path, pictures=known, classes=labelled)
     if labelled is not None:
         _check_assignment(model, decision, known or shared.report, labelled)
     names = labelled.names if labelled is not None else _names(model, given)
     calibrate, choose, report = _streams(shared, decision, given.seed)
-    sentences = [*_sentences(decision), *shared.notes]
+    sentences = [*decision.sentences(), *shared.notes]
     if labelled is not None:
         sentences.append(f"classes: {labelled.source}")
-    return Material(calibrate, choose, report, shared.report, decision, labelled, names, tuple(sentences))
+    return Material(
+        calibrate,
+        choose,
+        report,
+        pictures=shared.report,
+        decision=decision,
+        labelled=labelled,
+        class_names=names,
+        sentences=tuple(sentences),
+    )
 
 
-def _sentences(decision: infer.Decision) -> list[str]:
-    """Say how pictures are fed, and which fields were given, found out or assumed, those of one origin together."""
-    together: dict[tuple[str, str], list[str]] = {}
-    for origin in decision.origins:
-        together.setdefault((origin.source, origin.reason), []).append(origin.field)
-    origins = [
-        f"{', '.join(fields)}: {source}" + (f", {reason}" if reason else "")
-        for (source, reason), fields in together.items()
-    ]
-    second = [f"runner-up: {decision.runner_up}"] if decision.runner_up else []
-    return [_in_words(decision.preprocess), *origins, *second, *decision.notes]
+def _detection(model: ModelProto, path: Path, given: Given, samples: int) -> Material:
+    """Gather what a detector is fed with and judged on: pictures with boxes, whose labels are not their folders."""
+    labels = layout.read(Path(given.data)) if given.data is not None else None
+    data = _annotated(labels) if labels is not None else None
+    calib = _pictures_of(Path(given.calib)) if given.calib is not None else None
+    shared = roles.split_roles(calib, data, samples, given.seed)
+    decision = infer.decide(model, given=_flags(given), model_path=path, pictures=shared.choose)
+    head = given.head or heads.guess(evaluate.output_shapes(model), decision.preprocess.size)
+    if head is None:
+        raise EdgekitError(
+            "the model's outputs are not those of a detector that is known",
+            f"say which: --head {'|'.join(heads.HEADS)}",
+        )
+    calibrate, choose, report = _streams(shared, decision, given.seed)
+    names = _names(model, given) or (labels.names if labels is not None else ())
+    sentences = [*decision.sentences(), *shared.notes, f"head: {head}, {'given' if given.head else 'by the outputs'}"]
+    objects = None
+    if labels is not None:
+        objects = evaluate.Objects(head, {one.source.key: one for one in labels.pictures}, graph.output_names(model))
+        sentences += [f"labels: {labels.kind}", *labels.warnings[:3]]
+    return Material(
+        calibrate,
+        choose,
+        report,
+        pictures=shared.report,
+        decision=decision,
+        objects=objects,
+        class_names=names,
+        sentences=tuple(sentences),
+    )
 
 
-def _in_words(preprocess: Preprocess) -> str:
-    """Say a preprocessing in a line: `32x32 squash, rgb, 0..1, mean 0.5, std 0.5, NCHW float32`."""
-    height, width = preprocess.size
-    resize = f"crop {preprocess.crop_ratio:g}" if preprocess.resize == "crop" else preprocess.resize
-    low, high = preprocess.range
-    mean, std = (",".join(f"{part:g}" for part in values) for values in (preprocess.mean, preprocess.std))
-    scaling = f"{low:g}..{high:g}, mean {mean}, std {std}"
-    return f"{width}x{height} {resize}, {preprocess.color}, {scaling}, {preprocess.layout} {preprocess.dtype}"
+def _annotated(labels: layout.Detections) -> Listing:
+    """Give the labelled pictures as a listing, without what else lies in the folder (masks, say)."""
+    sources = tuple(one.source for one in labels.pictures)
+    if not sources:
+        raise EdgekitError(f"{labels.origin}: none of its pictures can be read", "give pictures with boxes")
+    return Listing(labels.origin, sources, 0)
+
+
+def _pictures_of(root: Path) -> Listing:
+    return _annotated(layout.read(root)) if layout.recognise(root) is not None else scan(root)
+
+
+def _flags(given: Given) -> dict[str, Any]:
+    return {name: value for name in PICTURE_FLAGS if (value := getattr(given, name)) is not None}
 
 
 def _ready_made(model: ModelProto, path: Path) -> Material:

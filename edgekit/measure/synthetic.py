@@ -12,7 +12,7 @@ from edgekit.lazy import cv2, np, onnx
 from edgekit.measure.preprocess import Preprocess, preset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy import ndarray
     from numpy.random import Generator
@@ -192,9 +192,40 @@ def candidates(
     return found | swapped
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How one candidate did: its figure, and a score for each picture, higher being better."""
+
+    name: str
+    wanted: Preprocess
+    figure: float
+    scores: ndarray
+
+    def is_beaten_by(self, other: Standing, errors: float = 2) -> bool:
+        """Tell whether `other` is better by more than so many standard errors of the paired difference."""
+        gap = other.scores - self.scores
+        return len(gap) > 1 and bool(gap.mean() > errors * gap.std(ddof=1) / np.sqrt(len(gap)))
+
+
+def commonest(standings: Sequence[Standing], order: Sequence[str]) -> tuple[Standing, list[Standing]]:
+    """Of those about as good as the best give the one that comes first in `order`, and all that may be as good.
+
+    `standings` begins with the best. Names that are not in `order` are taken only when they clearly beat all that are.
+    """
+    tied = [standing for standing in standings if not standing.is_beaten_by(standings[0])]
+    usual = [standing for standing in tied if standing.name in order]
+    near = [standing for standing in usual if not standing.is_beaten_by(usual[0], 1)]
+    return min(near, key=lambda standing: order.index(standing.name)) if near else standings[0], tied
+
+
 def base(name: str) -> str:
     """Give the preset of a candidate."""
     return name.split()[0]
+
+
+def is_usual(name: str) -> bool:
+    """Tell whether a candidate is a preset in its usual order of channels."""
+    return name == base(name) != OWN
 
 
 def is_raw(name: str) -> bool:

@@ -56,17 +56,24 @@ class Pair:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of right answers on `n` labelled pictures; `drop` = before - after with its paired 95% interval."""
+    """A score on `n` labelled pictures, 0..1: `metric` is top-1 or mAP; `drop` = before - after, paired 95% interval.
 
+    The others are None where the metric has no such companion.
+    """
+
+    metric: str
     before: float
     after: float
     drop: float
     low: float
     high: float
     n: int
-    top5_before: float | None
-    top5_after: float | None
-    top5_drop: float | None
+    top5_before: float | None = None
+    top5_after: float | None = None
+    top5_drop: float | None = None
+    map50_before: float | None = None
+    map50_after: float | None = None
+    map50_drop: float | None = None
 
 
 @dataclass(frozen=True)

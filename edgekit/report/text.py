@@ -63,10 +63,14 @@ def _latency(latency: Latency) -> tuple[str, str, str, str]:
 def _accuracy(accuracy: Accuracy) -> list[tuple[str, str, str, str]]:
     interval = f"95% {points(accuracy.high)} to {points(accuracy.low)}"
     change = f"{points(accuracy.drop)} points   ({interval}; {accuracy.n:,} pictures)"
-    rows = [("top-1", percent(accuracy.before), percent(accuracy.after), change)]
-    if accuracy.top5_before is not None and accuracy.top5_after is not None and accuracy.top5_drop is not None:
-        change = f"{points(accuracy.top5_drop)} points"
-        rows.append(("top-5", percent(accuracy.top5_before), percent(accuracy.top5_after), change))
+    rows = [(accuracy.metric, percent(accuracy.before), percent(accuracy.after), change)]
+    companions = (
+        ("top-5", accuracy.top5_before, accuracy.top5_after, accuracy.top5_drop),
+        ("mAP50", accuracy.map50_before, accuracy.map50_after, accuracy.map50_drop),
+    )
+    for name, before, after, drop in companions:
+        if before is not None and after is not None and drop is not None:
+            rows.append((name, percent(before), percent(after), f"{points(drop)} points"))
     return rows
 
 

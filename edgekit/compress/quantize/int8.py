@@ -51,10 +51,23 @@ class int8(Method):
         if not nodes:
             bench.decide("stored in 8 bits: no 8-bit kernel for its weights")
             return weights.int8_weights().apply(model, bench)
-        plan = Plan.make(plain, nodes, self.samples, self.ranges, bench)
         contest = choice.Contest(plain, bench)
-        if any(node.op_type in ("MatMul", "Gemm") for node in nodes) and choice.mostly_products(plain, nodes):
-            contest.enter("dynamic int8", quantize_dynamic(plain, bench, chosen))
+        self._compete(plain, nodes, chosen, contest, bench)
+        best = contest.close()
+        if best is None:
+            return weights.int8_weights().apply(model, bench)
+        return _explained(best, model, bench)
+
+    def _compete(
+        self, plain: ModelProto, nodes: list[NodeProto], chosen: set[str], contest: choice.Contest, bench: Workbench
+    ) -> None:
+        plan = Plan.make(plain, nodes, self.samples, self.ranges, bench)
+        errors = weights.mean_errors(plain, chosen, bench)
+
+        def enter(name: str, candidate: ModelProto) -> None:
+            # What stays in float is stored in 8 bits; measured together, because it is shipped together.
+            weights.store_int8(candidate, chosen, bench, errors)
+            contest.enter(name, candidate)
 
         def quantized(names: set[str]) -> ModelProto:
             return quantize_static(plain, scope.scope(plain, names), plan)
@@ -62,13 +75,10 @@ class int8(Method):
         def parts() -> list[sensitivity.Part]:
             return sensitivity.measured_parts(plain, nodes, quantized, bench.feeds(sensitivity.FEEDS))
 
+        if choice.mostly_products(plain, nodes):
+            enter("dynamic int8", quantize_dynamic(plain, bench, chosen))
         for name, left_out in choice.tries(nodes, contest, parts):
-            contest.enter(name, quantized(chosen - left_out))
-        best = contest.close()
-        if best is None:
-            return weights.int8_weights().apply(model, bench)
-        weights.store_int8(best, chosen, bench)
-        return _explained(best, model, bench)
+            enter(name, quantized(chosen - left_out))
 
 
 @STEPS.add

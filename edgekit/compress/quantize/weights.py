@@ -16,7 +16,7 @@ from edgekit.errors import EdgekitError
 from edgekit.lazy import np, onnx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from onnx import ModelProto, NodeProto, TensorProto
 
@@ -52,14 +52,8 @@ class int8_weights(Method):
         """Give the model with its weights stored as int8."""
         made = fold.storage(model)
         chosen = graph.select(made, bench.only, bench.exclude)
-        layers = [node for node in made.graph.node if node.name in chosen and node.op_type == "Conv"]
-        found = correct.errors(made, layers, bench.feeds(correct.ENOUGH_SAMPLES), _first_axis)
-        stored = store_int8(made, chosen, bench)
-        if not stored:
+        if not store_int8(made, chosen, bench, mean_errors(made, chosen, bench)):
             raise nothing_left(model)
-        rounded_layers = {node.name for node in made.graph.node if node.op_type == "Conv" and node.input[1] in stored}
-        correct.take_off(made, {name: error for name, error in found.items() if name in rounded_layers})
-        graph.remove_dead(made)
         return made
 
 
@@ -97,8 +91,17 @@ def nothing_left(model: ModelProto) -> EdgekitError:
     )
 
 
-def store_int8(model: ModelProto, chosen: set[str], bench: Workbench) -> list[str]:
-    """Store the weights that only `chosen` nodes read in 8 bits, in place; give their names."""
+def mean_errors(model: ModelProto, chosen: set[str], bench: Workbench) -> dict[str, np.ndarray]:
+    """Give what rounding its weights alone does to the mean outputs of each chosen Conv."""
+    layers = [node for node in model.graph.node if node.name in chosen and node.op_type == "Conv"]
+    return correct.errors(model, layers, bench.feeds(correct.ENOUGH_SAMPLES), _first_axis)
+
+
+def store_int8(model: ModelProto, chosen: set[str], bench: Workbench, errors: Mapping[str, np.ndarray]) -> list[str]:
+    """Store the weights that only `chosen` nodes read in 8 bits, in place; give their names.
+
+    `errors` are taken off the biases of the nodes whose weights were stored.
+    """
     _require_opset(model)
     readers = graph.consumers(model)
     stored = []
@@ -114,7 +117,10 @@ def store_int8(model: ModelProto, chosen: set[str], bench: Workbench) -> list[st
         stored.append(tensor.name)
         # Any axis is right for any reader: the values come back under the old name.
         _replace(model, tensor, *rounded(values, axes[0]))
+    changed = {node.name for node in model.graph.node if node.op_type == "Conv" and node.input[1] in stored}
+    correct.take_off(model, {name: error for name, error in errors.items() if name in changed})
     graph.sort(model)
+    graph.remove_dead(model)
     return stored
 
 
