@@ -92,7 +92,8 @@ def run(job: Job, say: Say) -> Result:
     model, material = prepare(job, say)
     stamp = stamp_of(job, material)
     if job.out.exists():
-        if is_up_to_date(job.out, stamp) and not (job.rules or job.settings.report):
+        wants_report = job.settings.force or job.rules or job.settings.report
+        if not wants_report and is_up_to_date(job.out, stamp):
             return Result(job.out, None)
         check_out(job.model, job.out, force=job.settings.force)
     bench = make_bench(job, material, say)

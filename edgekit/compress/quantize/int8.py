@@ -15,6 +15,7 @@ from edgekit import graph
 from edgekit.compress import fold, simplify
 from edgekit.compress.method import STEPS, Method
 from edgekit.compress.quantize import choice, correct, ranges, scope, sensitivity, weights
+from edgekit.compress.quantize.stem import rearrange_stems
 from edgekit.compress.quantize.target import Target, target
 from edgekit.errors import EdgekitError
 from edgekit.lazy import np, onnx
@@ -243,6 +244,7 @@ def quantize_static(model: ModelProto, nodes: list[NodeProto], plan: Plan) -> Mo
     made = _inserted(made, nodes, limits, plan.kind)
     _bypass(made, scope.float_results(model, nodes))
     _keep_floats(made, {name for node in nodes for name in node.output}, names)
+    rearrange_stems(made)
     return _tidied(made, model)
 
 
