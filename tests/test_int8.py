@@ -199,7 +199,8 @@ def test_int8_does_not_take_what_differs_too_much():
     assert bench.decisions == ["stored in 8 bits: int8 arithmetic is too far off"]
     assert "12 dB" in bench.notes[-1]
     assert not choice.near_enough(Answer(sqnr_db=float("nan")))
-    assert choice.near_enough(Answer(sqnr_db=3, agreement=0.96)) and not choice.near_enough(Answer(agreement=0.9))
+    assert choice.near_enough(Answer(sqnr_db=3, agreement=0.96)) and choice.near_enough(Answer(sqnr_db=25, agreement=0.9))
+    assert not choice.near_enough(Answer(sqnr_db=12, agreement=0.9))
 
 
 def test_noise_adds_up_over_the_parts():

