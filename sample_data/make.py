@@ -6,8 +6,8 @@
     python sample_data/make.py                   # or a part of it: --only photos | fashion | model
 
 photos/              photographs in the public domain, out of the scikit-image wheel, longest side 320 pixels
-fashion/             20 pictures a class in train/ and 30 in val/, out of Fashion-MNIST's own train and test split;
-                     each is named by its number in that split
+fashion/             20 pictures a class in train/ and 30 in val/, named by their number in Fashion-MNIST's own train
+                     and test split
 fashion_resnet.onnx  a small residual network, trained here on one thread on the 60,000 pictures of the train split
 LICENSES.md          where each of them comes from and under which licence
 
@@ -61,8 +61,7 @@ are in the public domain: the work of a United States agency, or given to it by 
 ## fashion/
 
 The first pictures of each class of Fashion-MNIST (https://github.com/zalandoresearch/fashion-mnist), train and test
-split, out of the Debian package `dataset-fashion-mnist`. Copyright 2017, Zalando SE, https://tech.zalando.com. Licence:
-MIT (Expat).
+split, out of the Debian package `dataset-fashion-mnist`. Copyright 2017, Zalando SE, https://tech.zalando.com; MIT:
 
 > Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
 > documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
@@ -134,8 +133,7 @@ def make_photos(out: Path) -> None:
         if image is None:
             raise SystemExit(f"no {name} in the scikit-image wheel: pip install .[samples]")
         scale = LONGEST_SIDE / max(image.shape[:2])
-        size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
-        photo = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        photo = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         write_image(out / "photos" / Path(name).with_suffix(".jpg"), photo, cv2.IMWRITE_JPEG_QUALITY, 90)
     print(f"photos: {len(PHOTOS)}")
 
@@ -158,7 +156,7 @@ def preprocessing(pictures: np.ndarray) -> dict[str, Any]:
 
 def network_input(pictures: np.ndarray, how: dict[str, Any]) -> np.ndarray:
     low, high = how["range"]
-    scaled: np.ndarray = pictures.astype(np.float32) / 255 * (high - low) + low
+    scaled = pictures.astype(np.float32) / 255 * (high - low) + low
     return np.asarray((scaled - how["mean"][0]) / how["std"][0], np.float32)[:, None]
 
 
@@ -182,14 +180,13 @@ def train(pictures: np.ndarray, labels: np.ndarray, how: dict[str, Any], seed: i
     def logits(x: torch.Tensor) -> torch.Tensor:
         return wire(lambda name, x: convs[name](x), torch.relu, torch.add, lambda x: dense(x.mean((2, 3))), x)
 
-    inputs = torch.from_numpy(network_input(pictures, how))
-    targets = torch.from_numpy(labels.astype(np.int64))
+    inputs, targets = torch.from_numpy(network_input(pictures, how)), torch.from_numpy(labels.astype(np.int64))
 
     def batch(chosen: torch.Tensor) -> torch.Tensor:
-        """Mirror every other picture; shifting them too costs a point: all of Fashion-MNIST is centred."""
+        """Mirror half of the pictures. Shifting them too costs a point here: Fashion-MNIST is centred."""
         x = inputs[chosen]
-        x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(-1), x)
-        return x.contiguous(memory_format=torch.channels_last)
+        mirrored = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(-1), x)
+        return mirrored.contiguous(memory_format=torch.channels_last)
 
     steps = len(targets) // BATCH
     optimizer = torch.optim.SGD(net.parameters(), lr=PEAK_RATE, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -223,8 +220,8 @@ def onnx_model(weights: dict[str, np.ndarray], how: dict[str, Any]) -> onnx.Mode
 
     def conv(name: str, x: str) -> str:
         _, _, kernel, stride = LAYERS[name]
-        attributes = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [kernel // 2] * 4}
-        y = node("Conv", [x, f"{name}.weight"], name, **attributes)
+        shape = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [kernel // 2] * 4}
+        y = node("Conv", [x, f"{name}.weight"], name, **shape)
         return node("BatchNormalization", [y, *(f"{name}.norm.{f}" for f in BN_FIELDS)], f"{name}.norm", epsilon=1e-5)
 
     def head(x: str) -> str:
@@ -255,7 +252,6 @@ def make_model(out: Path, seed: int) -> None:
     start = time.perf_counter()
     weights = train(pictures, labels, how, seed)
     print(f"model: trained in {time.perf_counter() - start:.0f} s, seed {seed}")
-    out.mkdir(parents=True, exist_ok=True)
     onnx.save(onnx_model(weights, how), str(out / MODEL))
 
 
@@ -279,7 +275,7 @@ def print_accuracy(out: Path) -> None:
 
 
 def write_licences(out: Path) -> None:
-    photos = "\n".join(f"| `photos/{Path(name).stem}.jpg` | {source} |" for name, source in PHOTOS.items())
+    photos = "\n".join(f"| `{Path(name).stem}.jpg` | {source} |" for name, source in PHOTOS.items())
     (out / "LICENSES.md").write_text(LICENCES.format(photos=photos), encoding="utf-8")
 
 
@@ -289,6 +285,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the training; default: 0")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder; default: where make.py is")
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     if options.only in (None, "photos"):
         make_photos(options.out)
     if options.only in (None, "fashion"):
