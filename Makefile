@@ -1,6 +1,6 @@
 # Targets for people and CI. `make` alone explains them.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long lint format tables readme clean
+.PHONY: help venv demo test test-long lint format tables readme bench-compress bench-latency clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -47,6 +47,12 @@ tables: $(VENV)/.test  ## make the README's tables of ops and steps anew
 
 readme: tables  ## run the README's console blocks and put what they print below them
 	$(BIN)/python benchmarks/readme.py console
+
+bench-compress: $(VENV)/.test  ## compare with onnxruntime's own quantisation: make bench-compress ASSETS=folder
+	$(BIN)/python benchmarks/compress.py $(ASSETS)
+
+bench-latency: $(VENV)/.test  ## A/A runs and 10% slower models: make bench-latency MODELS="a.onnx b.onnx"
+	$(BIN)/python benchmarks/latency_aa.py $(MODELS)
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info sample_data/photos-augmented sample_data/*.int8.onnx

@@ -19,6 +19,7 @@ from edgekit.spec import Field, Spec, nearest
 
 S = TypeVar("S", bound=Spec)
 FILE_NAME = "edgekit.toml"
+PROJECT_NAME = "pyproject.toml"
 PREFIX = "EDGEKIT_"
 
 
@@ -49,7 +50,10 @@ class Effective(Generic[S]):
 
 def load(path: str | None, *, search: bool = True, start: Path | None = None) -> Loaded:
     """Read the configuration file that applies; raise EdgekitError when it is missing or not TOML."""
-    path = path or os.environ.get(f"{PREFIX}CONFIG")
+    if path == "":
+        raise EdgekitError("--config is empty", "give a file, or --no-config")
+    if path is None and search:
+        path = os.environ.get(f"{PREFIX}CONFIG") or None
     if path is not None:
         chosen = Path(path)
         if not chosen.is_file():
@@ -58,38 +62,55 @@ def load(path: str | None, *, search: bool = True, start: Path | None = None) ->
         return Loaded(chosen, _own_tables(tables, chosen))
     if search:
         for folder in [start or Path.cwd(), *(start or Path.cwd()).parents]:
-            if (folder / FILE_NAME).is_file():
+            if _is_file(folder / FILE_NAME):
                 return Loaded(folder / FILE_NAME, _read(folder / FILE_NAME))
-            project = folder / "pyproject.toml"
-            if project.is_file() and "edgekit" in _read(project).get("tool", {}):
-                return Loaded(project, _read(project)["tool"]["edgekit"])
+            project = folder / PROJECT_NAME
+            if _is_file(project):
+                tables = _read(project)
+                if isinstance(tables.get("tool"), Mapping) and "edgekit" in tables["tool"]:
+                    return Loaded(project, _own_tables(tables, project))
     return Loaded()
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a folder above that may not be looked into
+        return False
+
+
 def _own_tables(tables: dict[str, Any], path: Path) -> dict[str, Any]:
-    if path.name != "pyproject.toml":
+    if path.name != PROJECT_NAME:
         return tables
-    return dict(tables.get("tool", {}).get("edgekit", {}))
+    tool = tables.get("tool", {})
+    own = tool.get("edgekit", {}) if isinstance(tool, Mapping) else {}
+    if not isinstance(own, Mapping):
+        raise EdgekitError(f"{path}: tool.edgekit is not a table", "write [tool.edgekit] and its keys below")
+    return dict(own)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise EdgekitError(f"{path}: not valid TOML: {error}", "mend the line it names") from None
+        raise EdgekitError(f"{path}: not valid TOML: {error}", "mend the line it names, or use --no-config") from None
     except OSError as error:
-        raise EdgekitError(f"{path}: cannot be read: {error.strerror}", "mend its permissions") from None
+        raise EdgekitError(
+            f"{path}: cannot be read: {error.strerror}", "mend its permissions, or use --no-config"
+        ) from None
 
 
 def check_keys(loaded: Loaded, commands: Mapping[str, type[Spec]]) -> None:
     """Raise EdgekitError listing every unknown key of the file at once, each with the nearest right one."""
     shared = {f.flag for cls in commands.values() for f in cls.options()}
     unknown: list[tuple[str, str | None]] = []
+    _check_twice(loaded.tables, f"{loaded.name}: ")
     for key, value in loaded.tables.items():
         if key in commands:
             names = [f.flag for f in commands[key].options()]
             if not isinstance(value, Mapping):
                 raise EdgekitError(f"{loaded.name}: {key} is not a table", f"write [{key}] and its keys below")
+            _check_twice(value, f"{loaded.name}: {key}.")
             for inner in value:
                 if inner.replace("_", "-") not in names:
                     near = nearest(inner, names)
@@ -103,6 +124,13 @@ def check_keys(loaded: Loaded, commands: Mapping[str, type[Spec]]) -> None:
             f"{loaded.name}: no such key: {listed}",
             f"did you mean {', '.join(hints)}?" if hints else "`edgekit config` prints every key there is",
         )
+
+
+def _check_twice(table: Mapping[str, Any], where: str) -> None:
+    for key in table:
+        if "_" in key and key.replace("_", "-") in table:
+            other = key.replace("_", "-")
+            raise EdgekitError(f"{where}{other} is given twice, as {other} and {key}", "leave one of them out")
 
 
 def gates(loaded: Loaded) -> tuple[str, ...]:
@@ -154,7 +182,8 @@ def _find(option: Field, command: str, typed: Mapping[str, Any], loaded: Loaded)
             return (parts if option.repeated else text), variable
     for table in (loaded.tables.get(command, {}), loaded.tables):
         for key in (option.flag, option.name):
-            if key in table and not isinstance(table[key], Mapping):
+            gate = table is loaded.tables and key == "gate"  # the table [gate], which `gates` reads
+            if key in table and not gate:
                 return table[key], loaded.name
     return None, "default"
 

@@ -8,7 +8,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 MARK = "made by edgekit"
 MADE_BY = f"{MARK} {__version__}"
 STAMP = "run.json"
+NAME_BYTES = 255
+WAITED = 0.5  # seconds that the processes of a killed run have to die, before its stage counts as busy
+
+
+class WriteError(EdgekitError):
+    """Say that a write failed: the disk is full, or the place cannot be written to. It ends a whole run."""
 
 
 def refuse_existing(path: Path, *, force: bool, what: str = "output") -> None:
@@ -30,7 +37,8 @@ def refuse_existing(path: Path, *, force: bool, what: str = "output") -> None:
         return
     if not force:
         raise EdgekitError(
-            f"{path}: the {what} exists already", "use --force to replace it, or --out to choose another"
+            f"{path}: the {what} exists already",
+            f"use --force to replace it, or --{'out' if what == 'output' else what} to choose another",
         )
     if not made_by_edgekit(path):
         raise EdgekitError(
@@ -46,6 +54,8 @@ def made_by_edgekit(path: Path) -> bool:
     if path.is_dir():
         stamp = path / STAMP
         return not any(path.iterdir()) or (stamp.is_file() and MARK in stamp.read_text(errors="replace"))
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
         tail = b""
         while chunk := file.read(1 << 20):
@@ -69,7 +79,7 @@ def require_writable(folder: Path) -> None:
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path in the same folder; replace `path` by it on success, remove it on any failure."""
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.partial")
     try:
         yield temporary
         temporary.replace(path)
@@ -88,39 +98,100 @@ def write(path: Path, data: bytes | str) -> None:
 def write_failed(path: Path, error: OSError) -> NoReturn:
     """Turn a failed write into one sentence and a way out."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        raise EdgekitError(
+        raise WriteError(
             f"{path}: the disk is full; nothing was kept", "free some space, or use --out on another disk"
         ) from error
-    raise EdgekitError(f"{path}: cannot be written: {error.strerror}", "choose another place with --out") from error
+    raise WriteError(f"{path}: cannot be written: {error.strerror}", "choose another place with --out") from error
 
 
 @contextlib.contextmanager
-def staged_folder(out: Path) -> Iterator[Path]:
+def staged_folder(out: Path, check: Callable[[], None]) -> Iterator[Path]:
     """Give an empty folder beside `out`; on success it takes `out`'s place, on any failure it is removed.
 
-    What a killed run left behind under the stage's name is removed first: the name is edgekit's own.
+    `check` raises EdgekitError unless `out` may be made or replaced: it is asked before the work, and again before the
+    swap. What a killed run left behind under the stage's name is removed first; a run that is still at work is not
+    disturbed.
     """
-    stage = out.with_name(f".{out.name}.partial")
-    discard(stage)
+    stage = beside(out, "partial")
     try:
-        stage.mkdir()
-        yield stage
-        _swap(stage, out)
+        with _claimed(stage, out):
+            try:
+                _settle(out)
+                check()
+                yield stage
+                check()
+                _swap(stage, out)
+            finally:
+                discard(stage)
     except OSError as error:
         write_failed(out, error)
-    finally:
-        discard(stage)
+
+
+def beside(out: Path, ending: str) -> Path:
+    """Name a hidden folder beside `out` that is edgekit's own, so that it may remove whatever is under that name."""
+    name = f".{out.name}.edgekit-{ending}"
+    if len(os.fsencode(name)) > NAME_BYTES:
+        name = f".{sha256(os.fsencode(out.name))}.edgekit-{ending}"
+    return out.with_name(name)
+
+
+@contextlib.contextmanager
+def _claimed(stage: Path, out: Path) -> Iterator[None]:
+    """Make the stage anew and hold a lock on it: two runs must not write, and clean up, one and the same folder."""
+    busy = EdgekitError(f"{out}: another run is writing it", "wait until it is done, or use --out to choose another")
+    with contextlib.ExitStack() as locks:
+        if stage.is_dir():
+            with contextlib.ExitStack() as old:
+                if not _locked(stage, old):
+                    raise busy
+                discard(stage)
+        try:
+            stage.mkdir()
+        except FileExistsError:
+            raise busy from None
+        if not _locked(stage, locks):
+            raise busy
+        yield
+
+
+def _locked(folder: Path, until: contextlib.ExitStack) -> bool:
+    """Lock a folder until `until` closes; a file system without locks counts as locked."""
+    try:
+        import fcntl
+    except ImportError:  # not a Unix
+        return True
+    handle = os.open(folder, os.O_RDONLY)
+    until.callback(os.close, handle)
+    deadline = time.monotonic() + WAITED
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+            continue
+        except OSError:
+            return True
+        return folder.exists() and os.path.samestat(folder.stat(), os.fstat(handle))
 
 
 def _swap(stage: Path, out: Path) -> None:
+    try:
+        if out.exists():
+            out.rename(beside(out, "old"))
+        stage.rename(out)
+    finally:
+        _settle(out)
+
+
+def _settle(out: Path) -> None:
+    """Put the old output back where a swap was cut off in its middle; remove it where the swap came through."""
+    old = beside(out, "old")
     if out.exists():
-        old = out.with_name(f".{out.name}.old")
         discard(old)
-        out.rename(old)
-        stage.rename(out)
-        discard(old)
-    else:
-        stage.rename(out)
+    elif old.is_dir():
+        old.rename(out)
 
 
 def discard(folder: Path) -> None:
@@ -130,8 +201,14 @@ def discard(folder: Path) -> None:
 
 def copy(source: Path, data: bytes, target: Path) -> None:
     """Copy a file whose bytes are at hand: a reflink where the file system has it, else those bytes; never a link."""
-    with source.open("rb") as reader, target.open("wb") as writer:
-        if not _reflink(reader.fileno(), writer.fileno()):
+    with target.open("wb") as writer:
+        try:
+            with source.open("rb") as reader:
+                linked = _reflink(reader.fileno(), writer.fileno()) and os.fstat(writer.fileno()).st_size == len(data)
+        except OSError:  # it vanished since it was read
+            linked = False
+        if not linked:
+            writer.truncate(0)
             writer.write(data)
 
 

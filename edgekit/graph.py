@@ -5,6 +5,7 @@ Functions that edit do it in place; a step copies its model first (`copy`).
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,15 +180,28 @@ def _bits(data_type: int) -> int:
 
 
 def _check(path: Path, model: ModelProto) -> None:
-    # Two harmless faults that onnxruntime forgives and exporters make.
+    # Three harmless faults that onnxruntime forgives and exporters make.
     if not model.graph.name:
         model.graph.name = "graph"
     sort(model)
+    _shape_outputs(model)
     try:
         onnx.checker.check_model(model if model.ByteSize() < LARGEST_FILE else str(path))
     except onnx.checker.ValidationError as error:
         reason = str(error).strip().splitlines()[0]
         raise EdgekitError(f"{path}: is not a valid ONNX model: {reason}", _EXPORT_HINT) from error
+
+
+def _shape_outputs(model: ModelProto) -> None:
+    """Give the outputs that are declared without a shape the one that follows from the graph, where one does."""
+    shapeless = [output for output in model.graph.output if not output.type.tensor_type.HasField("shape")]
+    if not any(output.type.HasField("tensor_type") for output in shapeless) or model.ByteSize() >= LARGEST_FILE:
+        return
+    with contextlib.suppress(onnx.shape_inference.InferenceError):
+        known = {output.name: output for output in onnx.shape_inference.infer_shapes(model).graph.output}
+        for output in shapeless:
+            if known[output.name].type.tensor_type.HasField("shape"):
+                output.CopyFrom(known[output.name])
 
 
 def save(model: ModelProto, path: Path, largest: int = LARGEST_FILE) -> None:

@@ -98,7 +98,7 @@ class Field:
         if value is None and self.type is not self.base:
             return None
         if self.repeated:
-            if isinstance(value, str) or not isinstance(value, Iterable):
+            if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
                 raise EdgekitError(f"{token} is not a list", f'write {self.flag} = ["...", "..."]')
             return tuple(str(part) if not isinstance(part, Mapping) else part for part in value)
         converted = self._convert(value, token)
@@ -116,6 +116,8 @@ class Field:
                 return words[str(value).lower()]
             raise EdgekitError(f"{token} is neither true nor false", f"use {self.flag}=true or {self.flag}=false")
         if kind is str:
+            if value == "" and self.bounds.path:
+                raise EdgekitError(f"{token} is empty", f"give a path, or leave {self.flag} out")
             if isinstance(value, str):
                 return value
             if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -125,9 +127,13 @@ class Field:
             raise EdgekitError(f"{token} is not text", f'write {self.flag} = "..."')
         if isinstance(value, bool):
             raise EdgekitError(f"{token} is not a number", f"use a number{self._range_hint()}")
+        if kind is int and isinstance(value, int):
+            return value
         try:
+            if kind is int and isinstance(value, str) and value.strip().lstrip("+-").isdecimal():
+                return int(value)  # by way of a float, large seeds would become others
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise EdgekitError(f"{token} is not a number", f"use a number{self._range_hint()}") from None
         if not math.isfinite(number):
             raise EdgekitError(f"{token} is not a finite number", f"use a number{self._range_hint()}")
@@ -169,16 +175,15 @@ def _shown(value: Any) -> str:
 
 def nearest(word: str, names: Iterable[str]) -> str | None:
     """Find the name most like `word`, or nothing near enough. A common beginning counts (as in Jaro-Winkler)."""
-    typed = word.lower()
+    typed = word.lower().lstrip("-")
 
     def likeness(name: str) -> float:
-        prefix = sum(
-            1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(typed, name.lower(), strict=False))
-        )
-        return difflib.SequenceMatcher(None, typed, name.lower()).ratio() + 0.05 * min(prefix, 4)
+        other = name.lower().lstrip("-")
+        prefix = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(typed, other, strict=False)))
+        return difflib.SequenceMatcher(None, typed, other).ratio() + 0.1 * min(prefix, 4)
 
     best = max(names, key=likeness, default=None)
-    return best if best is not None and likeness(best) >= 0.6 else None
+    return best if best is not None and likeness(best) > 0.65 else None
 
 
 class Spec:
@@ -205,14 +210,9 @@ class Spec:
     @classmethod
     def options(cls) -> tuple[Field, ...]:
         """The fields, the class's own first, inherited ones after."""
-        hints = typing.get_type_hints(cls)
-        inherited = {field.name for base in cls.__mro__[1:] for field in getattr(base, "__own_fields__", ())}
-        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-        ordered = [f for f in fields if f.name not in inherited] + [f for f in fields if f.name in inherited]
-        return tuple(
-            Field(f.name, hints[f.name], None if f.default is dataclasses.MISSING else f.default, f.metadata["bounds"])
-            for f in ordered
-        )
+        if cls not in _FIELDS:
+            _FIELDS[cls] = _fields(cls)
+        return _FIELDS[cls]
 
     @classmethod
     def flag_field(cls) -> Field | None:
@@ -251,6 +251,20 @@ class Spec:
             elif value != field.default:
                 words.append(f"{field.flag}={_shown(value)}")
         return " ".join(words)
+
+
+_FIELDS: dict[type[Spec], tuple[Field, ...]] = {}  # they are asked for with every op of every variant
+
+
+def _fields(cls: type[Spec]) -> tuple[Field, ...]:
+    hints = typing.get_type_hints(cls)
+    inherited = _inherited_names(cls)
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    ordered = [f for f in fields if f.name not in inherited] + [f for f in fields if f.name in inherited]
+    return tuple(
+        Field(f.name, hints[f.name], None if f.default is dataclasses.MISSING else f.default, f.metadata["bounds"])
+        for f in ordered
+    )
 
 
 def _inherited_names(cls: type[Spec]) -> set[str]:
@@ -338,19 +352,21 @@ class Registry(Generic[S]):
         flag = cls.flag_field()
         for position, word in enumerate(words[1:]):
             key, equals, value = word.partition("=")
-            if equals:
-                values[key.replace("-", "_")] = value
-            elif position == 0 and flag is not None:
-                values[flag.name] = word
-            else:
+            key = key.replace("-", "_")
+            if not equals and position == 0 and flag is not None:
+                key, value = flag.name, word
+            elif not equals:
                 fields = ", ".join(field.flag for field in cls.options())
                 raise EdgekitError(f"{text!r}: {word!r} is not key=value", f"{words[0]} has the fields {fields}")
+            if key in values:
+                raise EdgekitError(f"{text!r}: {key.replace('_', '-')} is given twice", "leave one of them out")
+            values[key] = value
         return cls.from_dict(values, origin)
 
     def from_dict(self, values: Mapping[str, Any], origin: str = "") -> S:
         """Read `{use = "rotate", degrees = 15}`."""
         if "use" not in values:
-            raise EdgekitError(f"{origin}: a {self.kind} without use", f'write {{use = "{self.names()[0]}", ...}}')
+            raise EdgekitError(f"{origin}: {self.kind} without use", f'write {{use = "{self.names()[0]}", ...}}')
         return self.get(str(values["use"]), origin).from_dict(values, origin)
 
     def read(self, entry: str | Mapping[str, Any], origin: str = "") -> S:

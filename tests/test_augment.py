@@ -315,7 +315,7 @@ def test_interruptions_leave_nothing_under_the_name(tmp_path, sent, code):
     root = _many(tmp_path / "many")
     command = [sys.executable, "-m", "edgekit", "augment", str(root), *FLIP, "-n", "20"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    stage = tmp_path / ".many-augmented.partial"
+    stage = tmp_path / ".many-augmented.edgekit-partial"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and (not stage.exists() or sum(1 for _ in stage.iterdir()) < 20):
         time.sleep(0.01)
@@ -366,3 +366,200 @@ def test_without_opencv_it_says_what_to_do(edgekit, pictures, tmp_path):
     assert done.code == 2
     assert "cv2 cannot be imported: libGL.so.1" in done.err
     assert "opencv-python-headless" in done.err
+
+
+def test_force_never_removes_what_edgekit_did_not_make(edgekit, pictures):
+    out = pictures.with_name("imgs-augmented")
+    edgekit("augment", pictures, *FLIP)
+    (out / "cats" / "mine.txt").write_text("precious")
+    (out / ".DS_Store").write_text("litter")
+    done = edgekit("augment", pictures, *FLIP, "--seed", "2", "--force")
+    assert (done.code, "mine.txt: was not made by edgekit" in done.err) == (2, True)
+    assert (out / "cats" / "mine.txt").read_text() == "precious"
+    (out / "cats" / "mine.txt").unlink()
+    (out / "link").symlink_to("/")
+    assert edgekit("augment", pictures, *FLIP, "--seed", "2", "--force").code == 2
+    (out / "link").unlink()
+    assert edgekit("augment", pictures, *FLIP, "--seed", "2", "--force").code == 0
+
+
+def test_hidden_folders_beside_the_output_are_left_alone(edgekit, pictures):
+    for name in (".out.partial", ".out.old"):
+        (pictures.parent / name).mkdir()
+        (pictures.parent / name / "precious").write_text("x")
+    assert edgekit("augment", pictures, *FLIP, "--out", "out").code == 0
+    assert edgekit("augment", pictures, *FLIP, "--out", "out", "--seed", "2", "--force").code == 0
+    assert all((pictures.parent / name / "precious").exists() for name in (".out.partial", ".out.old"))
+
+
+def test_the_old_output_survives_a_kill_between_the_two_renames(edgekit, pictures):
+    out = pictures.with_name("imgs-augmented")
+    edgekit("augment", pictures, *FLIP)
+    out.rename(pictures.parent / ".imgs-augmented.edgekit-old")
+    done = edgekit("augment", pictures, *FLIP, "--seed", "2")
+    assert (done.code, "exists already" in done.err) == (2, True)
+    assert (out / "manifest.jsonl").exists()
+    assert not (pictures.parent / ".imgs-augmented.edgekit-old").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("manifest.jsonl", None),
+        ("manifest.jsonl", ""),
+        ("manifest.jsonl", '{"file_name": 3}\n'),
+        ("manifest.jsonl", "\u00e9{"),
+        ("run.json", "[]"),
+        ("run.json", "x"),
+        ("rejected.jsonl", None),
+        ("cats/cat0__k01.jpg", "edited"),
+    ],
+)
+def test_a_damaged_output_is_not_up_to_date(edgekit, pictures, name, text):
+    edgekit("augment", pictures, *FLIP)
+    path = pictures.with_name("imgs-augmented") / name
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    done = edgekit("augment", pictures, *FLIP)
+    assert (done.code, "exists already" in done.err) == (2, True)
+
+
+def test_an_unreadable_picture_is_a_row_and_no_reason_to_run_again(edgekit, pictures):
+    (pictures / "gone.jpg").symlink_to("nowhere")
+    assert edgekit("augment", pictures, *FLIP).code == 0
+    assert "up to date" in edgekit("augment", pictures, *FLIP).out
+
+
+def test_preview_lies_outside_of_both_folders(edgekit, pictures):
+    before = tree_digest(pictures)
+    for path, what in (("imgs/p.png", "source"), ("out/p.png", "output"), ("p.txt", "is a PNG")):
+        done = edgekit("augment", pictures, *FLIP, "--out", "out", "--preview", path)
+        assert (done.code, what in done.err) == (2, True)
+    assert tree_digest(pictures) == before
+    edgekit("augment", pictures, *FLIP)
+    done = edgekit("augment", pictures, *FLIP, "--preview", "p.png")
+    assert (done.code, "up to date" in done.out) == (0, True)
+    assert (pictures.parent / "p.png").exists()
+
+
+def test_two_runs_at_once_do_not_mix(tmp_path):
+    root = _many(tmp_path / "many")
+    command = [sys.executable, "-m", "edgekit", "augment", str(root), *FLIP, "-n", "9", "--json"]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    said = [run.communicate(timeout=120) for run in runs]
+    assert 0 in [run.returncode for run in runs]
+    for run, (out, _) in zip(runs, said, strict=True):
+        answer = json.loads(out)
+        if run.returncode:
+            message = answer["error"]["message"]
+            assert "another run is writing it" in message or "exists already" in message
+    names = {row["file_name"] for row in rows(tmp_path / "many-augmented" / "manifest.jsonl")}
+    assert len(names) == 600
+    assert {p.name for p in (tmp_path / "many-augmented").glob("*.png")} == names
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_killed_worker_changes_nothing(tmp_path):
+    root = _many(tmp_path / "many")
+    command = [sys.executable, "-m", "edgekit", "augment", str(root), *FLIP, "-n", "9", "--workers", "2", "--out"]
+    process = subprocess.Popen([*command, str(tmp_path / "a")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    stage = tmp_path / ".a.edgekit-partial"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (not stage.exists() or sum(1 for _ in stage.iterdir()) < 20):
+        time.sleep(0.01)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    assert children
+    os.kill(int(children[0]), signal.SIGKILL)
+    assert process.wait(timeout=120) == 0
+    assert subprocess.run([*command, str(tmp_path / "b")], capture_output=True).returncode == 0
+    assert tree_digest(tmp_path / "a") == tree_digest(tmp_path / "b")
+
+
+def test_pipes_devices_and_absurd_files_are_rows(edgekit, pictures):
+    os.mkfifo(pictures / "pipe.jpg")
+    (pictures / "zero.png").symlink_to("/dev/zero")
+    with (pictures / "huge.jpg").open("wb") as file:
+        file.truncate(70_000_000)
+    limit = ("--max-pixels", "10000")
+    done = edgekit("augment", pictures, *FLIP, *limit, "--dry-run", timeout=60)
+    assert (done.code, "of which cannot be used" in done.out) == (0, True)
+    assert edgekit("augment", pictures, *FLIP, *limit, timeout=60).code == 0
+    rejected = rows(pictures.with_name("imgs-augmented") / "rejected.jsonl")
+    absurd = "a file of 70 MB, over the limit of 67 MB"
+    assert [row["reason"] for row in rejected] == [absurd, *["not a regular file"] * 2]
+
+
+def test_hidden_and_linked_folders_are_passed_by_and_said(edgekit, pictures):
+    save(pictures / ".thumbnails" / "t.png", picture(1))
+    (pictures / "linked").symlink_to("cats")
+    (pictures / "loop").symlink_to(".")
+    done = edgekit("augment", pictures, *FLIP)
+    assert "3 folders that are hidden or links" in done.out
+    labels = {row["label"] for row in rows(pictures.with_name("imgs-augmented") / "manifest.jsonl")}
+    assert labels == {"cats", "dogs", "dogs/big"}
+    (pictures.parent / "links").mkdir()
+    (pictures.parent / "links" / "a").symlink_to(pictures)
+    assert "1 folders that are hidden or links" in edgekit("augment", "links", *FLIP).err
+
+
+def test_odd_ways_to_name_the_folders(edgekit, pictures):
+    assert "imgs-augmented" in edgekit("augment", "..", *FLIP, "--dry-run", cwd=pictures / "cats").out
+    assert edgekit("augment", "imgs", *FLIP, "--out", "cats/../o", cwd=pictures.parent).code == 2
+    assert edgekit("augment", "", *FLIP).err.startswith("error: SRC is empty")
+    assert "out= is empty" in edgekit("augment", "imgs", *FLIP, "--out", "").err
+    assert "--rotate is empty" in edgekit("augment", "imgs", "--rotate", "").err
+    assert edgekit("augment", "imgs", *FLIP, "--out", "n" * 255).code == 0
+    assert edgekit("augment", "imgs", *FLIP, "--out", "n" * 256).code == 2
+    (pictures.parent / "here").mkdir()
+    done = edgekit("augment", pictures, *FLIP, "--out", ".", "--force", cwd=pictures.parent / "here")
+    assert (done.code, "the folder you are in" in done.err) == (2, True)
+
+
+def test_a_folder_named_like_a_variant(edgekit, tmp_path):
+    save(tmp_path / "s" / "a.png", picture(1))
+    save(tmp_path / "s" / "a__k01.png" / "b.png", picture(2))
+    assert edgekit("augment", "s", *FLIP, "-n", "1").code == 0
+    assert (tmp_path / "s-augmented" / "a__k01_.png").exists()
+
+
+def test_what_the_format_cannot_hold_becomes_png(edgekit, tmp_path):
+    save(tmp_path / "s" / "a.jp2", picture(1))
+    done = edgekit("augment", "s", "--resize", "16", "-n", "1")
+    assert done.code == 0, done.err
+    row = rows(tmp_path / "s-augmented" / "manifest.jsonl")[1]
+    assert row["file_name"] == "a.jp2__k01.png"
+    assert "PNG instead" in row["warnings"][0]
+
+
+def test_nothing_to_write_is_said(edgekit, pictures):
+    done = edgekit("augment", pictures, "--op", "flip p=0", "--no-originals")
+    assert (done.code, "nothing to write" in done.err) == (2, True)
+    assert "would write about 16 files" in edgekit("augment", pictures, "--flip", "--dry-run").out
+
+
+@pytest.mark.parametrize(
+    ("redirect", "code"), [(">&-", 0), ("2>&-", 0), (">&- 2>&- <&-", 0), (">/dev/full", 2), ("| true", 141)]
+)
+def test_closed_and_full_streams(pictures, redirect, code):
+    command = f"{sys.executable} -m edgekit augment {pictures} --flip {redirect}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+    assert len(rows(pictures.with_name("imgs-augmented") / "manifest.jsonl")) == 16
+
+
+def test_interrupted_says_so_in_json_too(tmp_path):
+    root = _many(tmp_path / "many")
+    command = [sys.executable, "-m", "edgekit", "augment", str(root), *FLIP, "-n", "50", "--json"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, text=True
+    )
+    while process.poll() is None and not (tmp_path / ".many-augmented.edgekit-partial").exists():
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, json.loads(out)["exit_code"]) == (130, 130)
+    assert err == "interrupted; nothing was kept\n"
+    assert not list(tmp_path.glob(".*"))

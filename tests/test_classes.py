@@ -24,6 +24,7 @@ def names_file(tmp_path, text):
     [
         "cat\ndog\nbird\n",
         "\ufeffcat\r\ndog\r\nbird",
+        "\n\ncat\n\n dog\nbird\n\n",
         '["cat", "dog", "bird"]',
         '{"2": "bird", "0": "cat", "1": "dog"}',
     ],
@@ -114,6 +115,15 @@ def test_numbered_folders():
     found = resolve(["3", "0"], 5)
     assert found.index == {"0": 0, "3": 3} and found.sure and found.names == ("0", "-", "-", "3", "-")
     assert resolve(["007", "010"], 11).index == {"007": 7, "010": 10}
+
+
+def test_numbers_where_the_metadata_has_other_names():
+    found = resolve(["0", "2"], 3, metadata={"names": "cat,dog,bird"})
+    assert found.index == {"0": 0, "2": 2} and found.names == ("cat", "dog", "bird")
+    found = resolve(["1", "0"], 2, metadata={"names": "1,0"})
+    assert found.index == {"1": 0, "0": 1} and found.sure
+    with pytest.raises(EdgekitError, match="no class for"):
+        resolve(["0", "cow"], 3, metadata={"names": "cat,dog,bird"})
 
 
 def test_unpadded_numbers_are_not_sure_beyond_ten():

@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from conftest import SAMPLES, picture, save, tree_digest
+from nets import Net
 
 MODEL = SAMPLES / "fashion_resnet.onnx"
 TRAIN, VAL = SAMPLES / "fashion" / "train", SAMPLES / "fashion" / "val"
@@ -80,7 +81,7 @@ def test_the_ten_lines_of_python_run(edgekit, model, tmp_path):
         (["--static"], 0.4),
         (["--sparsity", "0.5", "--static"], 0.4),
         (["--fp16", "--static"], 0.4),
-        (["--int8-weights", "--sparsity", "0.3"], 1.1),
+        (["--sparsity", "0.3", "--int8-weights"], 0.4),
     ],
 )
 def test_steps_and_their_combinations(edgekit, model, flags, smaller):
@@ -271,3 +272,98 @@ def test_an_already_quantised_model_is_refused(edgekit, model):
     done = edgekit("compress", "q.onnx", "--int8", "--out", "qq.onnx", *QUICK)
     assert done.code == 2
     assert "quanti" in done.err
+
+
+def test_a_detector_is_judged_by_map(edgekit, assets, tmp_path):
+    pytest.importorskip("pycocotools")
+    model, images = assets / "models/yolox_nano_416_opset11.onnx", assets / "images/coco_val64"
+    arguments = ["--int8-weights", "--task", "detect", "--preset", "raw", "--color", "bgr", "--data", images]
+    done = edgekit("compress", model, *arguments, "--out", "y.onnx", *QUICK, "--json")
+    assert done.code == 0, done.err
+    accuracy = done.json["accuracy"]
+    assert accuracy["metric"] == "mAP"
+    assert 0.30 < accuracy["before"] < 0.40
+    assert accuracy["map50_before"] > accuracy["before"]
+    assert abs(accuracy["drop"]) < 0.05
+    assert accuracy["low"] <= accuracy["drop"] <= accuracy["high"]
+
+
+def test_a_gate_that_cannot_be_judged_is_refused_before_the_work(edgekit, model, tmp_path):
+    for number in range(4):
+        save(tmp_path / "flat" / f"{number}.png", picture(number))
+    done = edgekit("compress", "m.onnx", "--fp16", "--data", "flat", *QUICK, "--gate", "accuracy.drop<=0.01")
+    assert (done.code, "are not labelled" in done.err, "applying" in done.err) == (2, True, False)
+    done = edgekit("compress", "m.onnx", "--fp16", "--data", VAL, *QUICK, "--gate", "accuracy.map50_drop<=0.01")
+    assert (done.code, "is for detectors" in done.err, "applying" in done.err) == (2, True, False)
+    done = edgekit("compress", "m.onnx", "--fp16", *QUICK, "--gate", "size.ratio<=nan")
+    assert (done.code, "'nan' is not a number" in done.err) == (2, True)
+
+
+def test_a_failed_gate_replaces_nothing_but_edgekits_own(edgekit, model, tmp_path):
+    (tmp_path / "m.fp16.rejected.onnx").write_bytes(b"precious")
+    done = edgekit("compress", "m.onnx", "--fp16", *QUICK, "--gate", "size.ratio<=0.01")
+    assert (done.code, "not made by edgekit" in done.err) == (2, True)
+    assert (tmp_path / "m.fp16.rejected.onnx").read_bytes() == b"precious"
+
+
+def test_new_external_weights_are_not_up_to_date(edgekit, model, tmp_path):
+    net = onnx.load(model)
+    onnx.save(net, model, save_as_external_data=True, location="m.data", size_threshold=0)
+    assert edgekit("compress", "m.onnx", "--fp16", *QUICK).code == 0
+    assert "up to date" in edgekit("compress", "m.onnx", "--fp16", *QUICK).out
+    weights = np.fromfile(tmp_path / "m.data", np.float32) * np.float32(0.5)
+    weights.tofile(tmp_path / "m.data")
+    assert edgekit("compress", "m.onnx", "--fp16", *QUICK).code == 2
+
+
+def test_pictures_that_do_not_count_as_labelled_are_mentioned(edgekit, model, tmp_path):
+    for number in range(4):
+        save(tmp_path / "imgs" / f"c{number % 2}" / f"{number}.png", picture(number))
+    save(tmp_path / "imgs" / "stray.png", picture(9))
+    done = edgekit("compress", "m.onnx", "--fp16", "--data", "imgs", *QUICK, "--json")
+    assert done.json["accuracy"] is None
+    assert any("no accuracy: 1 of the pictures" in line for line in done.json["preprocess"]["sentences"])
+
+
+def tiny(path, classes, last=None):
+    """Save a net of one convolution with so many scores, and one operator after them."""
+    net = Net()
+    pooled = net.add("GlobalAveragePool", net.conv("x", 3, 32))
+    net.add("Gemm", net.add("Flatten", pooled), net.weight(classes, 32), transB=1, outputs=["l" if last else "y"])
+    if last:
+        net.add(last, "l", outputs=["y"])
+    onnx.save(net.model({"x": [1, 3, 16, 16]}, {"y": [1, classes]}), path)
+
+
+def test_the_python_of_a_model_with_a_single_score(edgekit, tmp_path):
+    source = save(tmp_path / "p.png", picture(3))
+    for last, limit in (("Sigmoid", "0.5"), (None, "0")):
+        tiny(tmp_path / "one.onnx", 1, last)
+        done = edgekit("compress", "one.onnx", "--fp16", "--force", *QUICK, "--json")
+        assert f"> {limit})" in done.json["python"]
+        program = [sys.executable, "-c", done.json["python"], str(source)]
+        answer = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
+        assert answer.stdout.strip() in ("0", "1"), answer.stderr
+        (tmp_path / "one.fp16.onnx").unlink()
+
+
+def test_an_original_that_answers_nan_is_mentioned(edgekit, tmp_path):
+    tiny(tmp_path / "nan.onnx", 4, "Log")
+    done = edgekit("compress", "nan.onnx", "--fp16", *QUICK, "--json")
+    assert done.code == 0, done.err
+    assert any("the original itself answers NaN" in note for note in done.json["notes"])
+
+
+def test_names_that_are_too_few_are_refused_without_pictures_too(edgekit, model, tmp_path):
+    (tmp_path / "few.txt").write_text("a\nb\n")
+    done = edgekit("compress", "m.onnx", "--fp16", "--classes", "few.txt", *QUICK)
+    assert (done.code, "2 class names, but the model has 10 outputs" in done.err) == (2, True)
+
+
+def test_pictures_none_of_which_can_be_read_are_not_reported_on(edgekit, model, tmp_path):
+    for number in range(4):
+        save(tmp_path / "good" / f"{number}.png", picture(number))
+        (tmp_path / "bad").mkdir(exist_ok=True)
+        (tmp_path / "bad" / f"{number}.png").write_bytes(b"nothing %d" % number)
+    done = edgekit("compress", "m.onnx", "--fp16", "--calib", "good", "--data", "bad", *QUICK)
+    assert (done.code, "can be read" in done.err) == (2, True)

@@ -77,6 +77,9 @@ def test_paths_are_relative_to_the_file(folder):
         ("[augment]\ncopies = 0\n", "edgekit.toml: augment: copies=0 is below 1"),
         ("[augment]\ncopies = 'x'\n", "is not a number"),
         ("[augment]\nops = 'flip'\n", "is not a list"),
+        ("[augment]\nops = {flip = 1}\n", "is not a list"),
+        ("[augment]\ncopies = {a = 1}\n", "is not a number"),
+        ("[augment]\nout = ''\n", "out= is empty"),
         ("[augment]\nforce = 'maybe'\n", "neither true nor false"),
     ],
 )
@@ -106,3 +109,27 @@ def test_a_variable_that_edgekit_does_not_know(folder, monkeypatch):
 def test_gates_of_the_file(folder):
     loaded = write(folder, "[gate]\naccuracy.drop = '<=0.01'\n'size.ratio' = '<=0.4'\n")
     assert config.gates(loaded) == ("accuracy.drop<=0.01", "size.ratio<=0.4")
+
+
+def test_a_key_in_both_spellings(folder):
+    loaded = write(folder, "[augment]\nmax-pixels = 1\nmax_pixels = 2\n")
+    with pytest.raises(EdgekitError, match=r"augment\.max-pixels is given twice"):
+        config.check_keys(loaded, COMMANDS)
+
+
+def test_odd_files(folder, monkeypatch):
+    assert write(folder, "tool = 3\n", "pyproject.toml").path is None
+    with pytest.raises(EdgekitError, match="is not a table"):
+        write(folder, "[tool]\nedgekit = 3\n", "pyproject.toml")
+    (folder / "edgekit.toml").write_bytes(b"\xef\xbb\xbf[augment]\ncopies = 7\n")
+    assert config.resolve(augment, {}, config.load(None)).settings.copies == 7
+    with pytest.raises(EdgekitError, match="--config is empty"):
+        config.load("")
+    monkeypatch.setenv("EDGEKIT_CONFIG", "nope.toml")
+    assert config.load(None, search=False).path is None
+
+
+def test_large_numbers_stay_what_they_are(folder):
+    for seed in (2**53 + 1, 10**26 + 1):
+        assert config.resolve(augment, {"seed": str(seed)}, config.Loaded()).settings.seed == seed
+        assert config.resolve(augment, {}, write(folder, f"seed = {min(seed, 2**63 - 1)}")).settings.seed >= 2**53

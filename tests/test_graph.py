@@ -70,6 +70,15 @@ def test_other_files_are_named(data, words, tmp_path):
     refused(tmp_path / "m.onnx", *words)
 
 
+def test_an_output_without_a_shape_gets_one(tmp_path):
+    model = residual()
+    shape = [dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim]
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    loaded = graph.load(tmp_path / "m.onnx")
+    assert len(loaded.graph.output[0].type.tensor_type.shape.dim) == len(shape)
+
+
 def test_missing_files_and_folders(tmp_path):
     graph.save(residual(), tmp_path / "model.onnx")
     refused(tmp_path / "modle.onnx", "no such file", "model.onnx")

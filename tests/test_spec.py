@@ -71,6 +71,8 @@ def test_text_and_dict_round_trip(text):
         ("turn-over 3", "'3' is not key=value", "p"),
         ("", "an empty toy", "name"),
         ("spin 'x", "cannot be read", "quotes"),
+        ("spin p=1 p=0", "p is given twice", "leave"),
+        ("spin 5 degrees=6", "degrees is given twice", "leave"),
     ],
 )
 def test_every_mistake_has_one_sentence_and_a_way_out(text, what, how):
@@ -93,3 +95,5 @@ def test_booleans_are_not_numbers():
 def test_nearest_finds_typos_and_nothing_for_strangers():
     assert nearest("rotat", ["rotate", "flip"]) == "rotate"
     assert nearest("zzz", ["rotate", "flip"]) is None
+    assert nearest("--copy", ["--crop", "--copies"]) == "--copies"
+    assert nearest("--num", ["--hue", "--blur"]) is None

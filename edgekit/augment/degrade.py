@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # Below this many pixels a Gaussian's neighbours weigh less than 1e-21: nothing at 16 bits.
 SHARP = 0.1
 
+BAND = 1 << 20  # values that noise is made for at a time
+
 
 @OPS.add
 class noise(Op):
@@ -38,14 +40,22 @@ class noise(Op):
         return {"sigma": float(rng.uniform(0.0, self.sigma)), "seed": int(rng.integers(2**32))}
 
     def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
-        """Add, round and saturate in one pass."""
+        """Add, round and saturate in one pass, band after band: the noise is far larger than the picture."""
         strength = params["sigma"] * full_scale(image)
 
         def add(colours: np.ndarray) -> np.ndarray:
-            words = np.random.PCG64(params["seed"]).random_raw(-(-colours.size // 4))
-            drawn = cv2.LUT(words.view(np.uint16)[: colours.size].reshape(colours.shape), _normal_quantiles())
+            bits = np.random.PCG64(params["seed"])
             depth = cv2.CV_8U if colours.dtype == np.uint8 else cv2.CV_16U
-            noisy: np.ndarray = cv2.addWeighted(colours, 1.0, drawn, strength, 0.0, dtype=depth)
+            noisy = np.empty_like(colours)
+            rows = 4 * max(
+                1, BAND // (4 * colours[0].size)
+            )  # by fours, so that no band ends within a word of four values
+            for top in range(0, len(colours), rows):
+                band = colours[top : top + rows]
+                words = bits.random_raw(-(-band.size // 4))
+                drawn = cv2.LUT(words.view(np.uint16)[: band.size].reshape(band.shape), _normal_quantiles())
+                added = cv2.addWeighted(band, 1.0, drawn, strength, 0.0, dtype=depth)
+                noisy[top : top + rows] = added.reshape(band.shape)
             return noisy
 
         return on_colours(image, add)

@@ -14,16 +14,18 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgekit import files
-from edgekit.augment.variants import Recipe, outcome
-from edgekit.data.folder import Source
+from edgekit.augment.variants import Output, Recipe, outputs, variant_name
+from edgekit.data import images
+from edgekit.data.folder import Source, read
+from edgekit.data.headers import read_header
 from edgekit.errors import EdgekitError
 
 CHUNK_BYTES = (
@@ -31,6 +33,7 @@ CHUNK_BYTES = (
 )  # sources are handed out in chunks of about this size, so that small pictures do not cost a trip each
 CHUNK_SOURCES = 64
 AHEAD = 4  # chunks under way per worker
+TRIES = 2  # that a source whose process died gets, by itself: something else may have killed it
 
 
 @dataclass(frozen=True)
@@ -56,33 +59,66 @@ class Job:
     def process(self, source: Source) -> Done:
         """Read, make and write one source; a picture that cannot be used is an answer, not an exception."""
         try:
-            data = source.path.read_bytes()
+            data = read(source, self.recipe.max_bytes)
         except OSError as error:
             return Done(source.key, "", rejected=f"cannot be read: {error.strerror}")
-        digest = files.sha256(data)
-        try:
-            result = outcome(self.recipe, source.key, source.label, data, self.keys)
         except EdgekitError as error:
-            return Done(source.key, digest, rejected=error.message)
+            return Done(source.key, "", rejected=error.message)
+        digest = files.sha256(data)
+        rows: list[dict[str, Any]] = []
+        written = left_out = 0
+        try:
+            for output in outputs(self.recipe, source.key, source.label, data, self.keys):
+                if output is None:
+                    left_out += 1
+                    continue
+                rows.append(output.row)
+                written += len(output.data)
+                self._write(output, source)
+        except files.WriteError:
+            raise
         except Exception as error:  # the per-picture row: whatever a codec or an op trips over, the run goes on
-            return Done(source.key, digest, rejected=f"{type(error).__name__}: {error}".split("\n", 1)[0])
-        written = 0
-        for output in result.outputs:
-            written += len(output.data)
-            if self.stage is not None:
-                self._write(self.stage / output.name, output.data, source, original=output.row["variant"] == 0)
-        return Done(source.key, digest, tuple(o.row for o in result.outputs), written, result.left_out)
+            self._remove(row["file_name"] for row in rows)
+            return Done(source.key, digest, rejected=_reason(error))
+        return Done(source.key, digest, tuple(rows), written, left_out)
 
-    @staticmethod
-    def _write(target: Path, data: bytes, source: Source, *, original: bool) -> None:
+    def digest(self, source: Source) -> str:
+        """Give the SHA-256 of a source; nothing for one that cannot be read."""
+        try:
+            return files.sha256(read(source, self.recipe.max_bytes))
+        except (OSError, EdgekitError):
+            return ""
+
+    def _write(self, output: Output, source: Source) -> None:
+        if self.stage is None:
+            return
+        target = self.stage / output.name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            if original:
-                files.copy(source.path, data, target)
+            if output.row["variant"] == 0:
+                files.copy(source.path, output.data, target)
             else:
-                target.write_bytes(data)
+                target.write_bytes(output.data)
         except OSError as error:
             files.write_failed(target, error)
+
+    def forget(self, source: Source) -> None:
+        """Remove what a process that died may have written of a source."""
+        with contextlib.suppress(OSError, EdgekitError):
+            header = read_header(read(source, self.recipe.max_bytes))
+            suffixes = {images.output_format(header, PurePosixPath(source.key).suffix)[1], ".png"}
+            names = {variant_name(source.key, n + 1, s, self.keys) for n in range(self.recipe.copies) for s in suffixes}
+            self._remove((source.key, *names))
+
+    def _remove(self, names: Iterable[str]) -> None:
+        """Take back what a source had written before it turned out to be unusable."""
+        if self.stage is not None:
+            for name in names:
+                (self.stage / name).unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    return error.message if isinstance(error, EdgekitError) else f"{type(error).__name__}: {error}".split("\n", 1)[0]
 
 
 _job: Job | None = None  # set once in each worker process; the job is sent once, not with every source
@@ -93,6 +129,8 @@ def _start(job: Job, parent: int) -> None:
     _job = job
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphan outlives a killed parent
         if os.getppid() != parent:
@@ -104,17 +142,16 @@ def _process(sources: Sequence[Source]) -> list[Done]:
     return [_job.process(source) for source in sources]
 
 
-def process(sources: Sequence[Source], job: Job, workers: int) -> Iterator[Done]:
+def process(sources: Sequence[Source], job: Job, workers: int) -> Generator[Done]:
     """Process the sources with `workers` processes (0: one a core), yielding in their order."""
     workers = workers or available_cores()
     chunks = deque(_chunks(sources, workers))
-    pool = _pool(job, workers)
+    workers = min(workers, len(chunks))
     waiting: deque[tuple[Future[list[Done]], list[Source]]] = deque()
-    try:
+    with _Pool(job, workers) as pool:
         while chunks or waiting:
             while chunks and len(waiting) < AHEAD * workers:
-                chunk = chunks.popleft()
-                waiting.append((pool.submit(_process, chunk), chunk))
+                waiting.append((pool.submit(chunks[0]), chunks.popleft()))
             future, chunk = waiting.popleft()
             try:
                 yield from future.result()
@@ -122,25 +159,67 @@ def process(sources: Sequence[Source], job: Job, workers: int) -> Iterator[Done]
                 chunks.extendleft(c for _, c in reversed(waiting))
                 waiting.clear()
                 yield from _one_by_one(chunk, job)
-                pool = _pool(job, workers)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _one_by_one(chunk: Sequence[Source], job: Job) -> Iterator[Done]:
     for source in chunk:
-        with _pool(job, 1) as alone:
+        for _ in range(TRIES):
+            with _Pool(job, 1) as alone:
+                try:
+                    yield from alone.submit([source]).result()
+                    break
+                except BrokenProcessPool:
+                    job.forget(source)
+        else:
+            yield Done(
+                source.key, job.digest(source), rejected="its process died: a decoder crashed, or no memory was left"
+            )
+
+
+class _Pool:
+    """Worker processes that are replaced when one of them dies, and ended at once when the run is cut off."""
+
+    def __init__(self, job: Job, workers: int) -> None:
+        self._job, self._workers = job, workers
+        self._others = set(multiprocessing.active_children())
+        self._pool = self._new()
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:  # a chunk may take long: its results are not wanted any more
+            for child in set(multiprocessing.active_children()) - self._others:
+                child.kill()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _new(self) -> ProcessPoolExecutor:
+        # Fork where it is safe and cheap; the parent holds no threads of OpenCV or BLAS at this point.
+        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        return ProcessPoolExecutor(self._workers, context, initializer=_start, initargs=(self._job, os.getpid()))
+
+    def submit(self, chunk: Sequence[Source]) -> Future[list[Done]]:
+        """Hand out a chunk, to new processes when the old ones have died. Ctrl-C waits until they are set up."""
+        with _without_interrupts():
             try:
-                yield from alone.submit(_process, [source]).result()
+                return self._pool.submit(_process, chunk)
             except BrokenProcessPool:
-                with contextlib.suppress(OSError):
-                    yield Done(source.key, files.sha256(source.path.read_bytes()), rejected="it crashes the decoder")
+                self._pool.shutdown(wait=True)
+                self._pool = self._new()
+                return self._pool.submit(_process, chunk)
 
 
-def _pool(job: Job, workers: int) -> ProcessPoolExecutor:
-    # Fork where it is safe and cheap; the parent holds no threads of OpenCV or BLAS at this point.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(job, os.getpid()))
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Block SIGINT: processes started here inherit that until `_start` ignores it, so that none prints a traceback."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _chunks(sources: Sequence[Source], workers: int) -> Iterator[list[Source]]:

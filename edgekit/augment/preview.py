@@ -6,8 +6,7 @@ from typing import Any
 
 from edgekit.augment.variants import Recipe, variants
 from edgekit.data import images
-from edgekit.data.folder import Listing
-from edgekit.data.headers import Unreadable
+from edgekit.data.folder import Listing, read
 from edgekit.data.sample import Sample
 from edgekit.data.sheet import Tile, contact_sheet, png
 from edgekit.errors import EdgekitError
@@ -23,13 +22,14 @@ def sheet(listing: Listing, recipe: Recipe) -> bytes:
     for index in sorted({i * count // ROWS for i in range(ROWS)}):
         source = listing.sources[index]
         try:
-            picture = images.decode(source.path.read_bytes(), recipe.max_pixels)
-        except (Unreadable, OSError):
+            picture = images.decode(read(source, recipe.max_bytes), recipe.max_pixels)
+            rows.append(_row(recipe, Sample(source.key, picture.pixels, source.label)))
+        except (EdgekitError, OSError):  # it will be a rejected row
             continue
-        rows.append(_row(recipe, Sample(source.key, picture.pixels, source.label)))
     if not rows:
         raise EdgekitError(
-            f"{listing.root}: none of the pictures tried for the preview can be read", "see the manifest"
+            f"{listing.root}: none of the {min(count, ROWS)} pictures tried for the preview can be used",
+            "leave --preview out: rejected.jsonl will say why",
         )
     return png(contact_sheet(rows))
 

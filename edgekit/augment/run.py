@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,6 +30,7 @@ class Counts:
     sources: int = 0
     rejected: int = 0
     other_files: int = 0
+    other_folders: int = 0
     originals: int = 0
     variants: int = 0
     left_out: int = 0
@@ -73,12 +75,10 @@ class Result:
 
 def default_out(source: Path) -> Path:
     """Name the output that goes beside the source: `imgs` -> `imgs-augmented`."""
-    resolved = source.resolve()
-    return (
-        source.with_name(f"{source.name}-augmented")
-        if source.name
-        else resolved.with_name(f"{resolved.name}-augmented")
-    )
+    named = source.resolve() if source.name in ("", "..") else source
+    if not named.name:
+        raise EdgekitError(f"{source}: there is no place beside it", "choose an --out")
+    return named.with_name(f"{named.name}-augmented")
 
 
 def check_out(source: Path, out: Path) -> None:
@@ -89,6 +89,53 @@ def check_out(source: Path, out: Path) -> None:
     if outside in inside.parents:
         raise EdgekitError(f"{out}: holds the source {source}", "choose an --out that does not")
     files.require_writable(out.parent)
+
+
+def check_preview(source: Path, out: Path, preview: Path, *, force: bool) -> None:
+    """Raise EdgekitError when the contact sheet would lie in one of the two folders, exists, or cannot be written."""
+    if preview.suffix.lower() != ".png":
+        raise EdgekitError(f"{preview}: the preview is a PNG", f"call it {preview.stem or 'sheet'}.png")
+    for folder, what in ((source, "source"), (out, "output")):
+        if folder.resolve() in (preview.resolve(), *preview.resolve().parents):
+            raise EdgekitError(f"{preview}: lies inside the {what} {folder}", "choose a --preview outside of it")
+    files.refuse_existing(preview, force=force, what="preview")
+    files.require_writable(preview.parent)
+
+
+# What file managers leave behind in every folder that is looked at.
+LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
+
+
+def refuse_existing(out: Path, *, force: bool) -> None:
+    """Raise EdgekitError when `out` exists, unless `force` is given and all that is in it was made by edgekit."""
+    files.refuse_existing(out, force=force)
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise EdgekitError(f"{out}: is a file", "use --out to choose a folder")
+    if Path.cwd().resolve().is_relative_to(out.resolve()):
+        raise EdgekitError(f"{out}: holds the folder you are in, so it is not replaced", "cd out of it first")
+    stranger = next(_strangers(out), None)
+    if stranger is not None:
+        raise EdgekitError(
+            f"{out / stranger}: was not made by edgekit, so --force does not replace the folder it is in",
+            "move it elsewhere, or use --out to choose another",
+        )
+
+
+def _strangers(out: Path) -> Iterator[Path]:
+    """Find the files in `out` that no row of its manifest names."""
+    try:
+        ours = {row["file_name"] for row in manifest.rows(out / manifest.MANIFEST)}
+    except (OSError, ValueError, TypeError, KeyError):
+        ours = set()
+    ours |= {files.STAMP, manifest.MANIFEST, manifest.REJECTED}
+    for folder, folders, names in os.walk(out):
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        for name in (*links, *names):
+            path = Path(folder, name).relative_to(out)
+            if name not in LITTER and path.as_posix() not in ours:
+                yield path
 
 
 def stamp(recipe: Recipe, inputs: str, counts: Counts) -> dict[str, Any]:
@@ -106,26 +153,35 @@ def stamp(recipe: Recipe, inputs: str, counts: Counts) -> dict[str, Any]:
     }
 
 
-def up_to_date(listing: Listing, out: Path, recipe: Recipe) -> Counts | None:
-    """Give the counts of an identical finished run in `out`, judged by inputs, settings and versions; else None."""
-    path = out / files.STAMP
-    if not path.is_file():
-        return None
+def up_to_date(listing: Listing, out: Path, recipe: Recipe) -> Tally | None:
+    """Count an identical finished run in `out`, judged by inputs, settings, versions and its own files; else None."""
+    rows = 0
     try:
-        old = json.loads(path.read_text())
-    except ValueError:
+        old = json.loads((out / files.STAMP).read_bytes())
+        new = stamp(recipe, "", Counts())
+        if any(old[key] != new[key] for key in ("schema", "recipe", "versions")):
+            return None
+        tally = Tally(Counts(**old["counts"]))
+        if old["inputs"]["sha256"] != _input_digest(listing, recipe):
+            return None
+        for row in manifest.rows(out / manifest.MANIFEST):
+            if files.sha256((out / row["file_name"]).read_bytes()) != row["sha256"]:
+                return None
+            tally.label(row["label"])
+            rows += 1
+        rejected = sum(1 for _ in manifest.rows(out / manifest.REJECTED))
+        whole = (rows, rejected) == (tally.counts.originals + tally.counts.variants, tally.counts.rejected)
+    except (OSError, ValueError, TypeError, KeyError):  # there is none, or it was damaged
         return None
-    if old.get("schema") != SCHEMA:
-        return None
+    return tally if whole else None
+
+
+def _input_digest(listing: Listing, recipe: Recipe) -> str:
+    job = pool.Job(recipe, None, frozenset())
     digest = manifest.InputDigest()
-    if old.get("recipe") != recipe.to_dict() or old.get("versions") != stamp(recipe, "", Counts())["versions"]:
-        return None
     for source in listing.sources:
-        digest.add(source.key, files.sha256(source.path.read_bytes()) if source.path.is_file() else "")
-    if old.get("inputs", {}).get("sha256") != digest.hexdigest():
-        return None
-    names = (row["file_name"] for row in manifest.rows(out / manifest.MANIFEST))
-    return Counts(**old["counts"]) if all((out / name).is_file() for name in names) else None
+        digest.add(source.key, job.digest(source))
+    return digest.hexdigest()
 
 
 def run(
@@ -135,22 +191,26 @@ def run(
     *,
     workers: int = 0,
     strict: bool = False,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Write the expanded dataset of `listing` to `out`, staged and renamed at the end.
 
     Memory does not grow with the number of pictures; the bytes written do not depend on the number of workers. Raises
-    EdgekitError when nothing could be used, when the disk is full, or when `out` cannot be written.
+    EdgekitError when nothing could be used, when the disk is full, or when `out` cannot be written or, without `force`,
+    exists.
     """
     started = time.monotonic()
-    tally = Tally(Counts(sources=len(listing.sources), other_files=listing.others))
-    with files.staged_folder(out) as stage:
-        job = pool.Job(recipe, stage, frozenset(source.key for source in listing.sources))
+    counts = Counts(sources=len(listing.sources), other_files=listing.others, other_folders=listing.folders)
+    tally = Tally(counts)
+    with files.staged_folder(out, lambda: refuse_existing(out, force=force)) as stage:
+        job = pool.Job(recipe, stage, listing.names())
         digest = manifest.InputDigest()
         with ExitStack() as open_files:
             made = open_files.enter_context((stage / manifest.MANIFEST).open("w", encoding="ascii"))
             rejected = open_files.enter_context((stage / manifest.REJECTED).open("w", encoding="ascii"))
-            for number, done in enumerate(pool.process(listing.sources, job, workers), 1):
+            finished = open_files.enter_context(closing(pool.process(listing.sources, job, workers)))
+            for number, done in enumerate(finished, 1):
                 digest.add(done.key, done.sha256)
                 _write_rows(done, made, rejected)
                 tally.add(done)
@@ -191,8 +251,12 @@ class Tally:
         for row in done.rows:
             counts.originals += row["variant"] == 0
             counts.variants += row["variant"] != 0
-            if row["label"] is not None:
-                self.classes[row["label"]] = self.classes.get(row["label"], 0) + 1
+            self.label(row["label"])
+
+    def label(self, label: str | None) -> None:
+        """Count one picture of a class."""
+        if label is not None:
+            self.classes[label] = self.classes.get(label, 0) + 1
 
     def check(self, listing: Listing) -> None:
         """Raise EdgekitError when not one picture could be used."""
@@ -201,6 +265,11 @@ class Tally:
                 f"{listing.root}: none of its {self.counts.sources} pictures can be used "
                 f"(first: {self.first_rejected})",
                 "give a folder with at least one readable picture",
+            )
+        if not self.counts.originals + self.counts.variants:
+            raise EdgekitError(
+                f"{listing.root}: nothing to write: every variant is equal to its source",
+                "choose a stronger op or a higher p, or leave --no-originals out",
             )
 
 
@@ -212,28 +281,40 @@ class Estimate:
     bytes: int
     seconds: float
     sampled: int
+    rejected: int
 
 
-SAMPLED = 8
+SAMPLED = 8  # sources,
+FEW = 16  # variants of each,
+PATIENCE = 3.0  # seconds, after which no further source is taken
 
 
 def estimate(listing: Listing, recipe: Recipe, workers: int) -> Estimate:
     """Make a few sources, spread over the folder, without writing, and extrapolate by their sizes in bytes."""
     count = min(SAMPLED, len(listing.sources))
-    chosen = [listing.sources[i * len(listing.sources) // count] for i in range(count)]
-    job = pool.Job(recipe, None, frozenset(source.key for source in listing.sources))
+    few = replace(recipe, originals=False, copies=min(recipe.copies, FEW))
+    job = pool.Job(few, None, listing.names())
+    done: list[pool.Done] = []
+    read = 0
     started = time.monotonic()
-    done = [job.process(source) for source in chosen]
+    for source in [listing.sources[i * len(listing.sources) // count] for i in range(count)]:
+        done.append(job.process(source))
+        read += source.bytes
+        if time.monotonic() - started > PATIENCE:
+            break
     seconds = time.monotonic() - started
-    scale = sum(s.bytes for s in listing.sources) / max(1, sum(s.bytes for s in chosen))
-    usable = sum(d.rejected is None for d in done) / count
-    each = (1 if recipe.originals else 0) + recipe.copies
+    total = sum(source.bytes for source in listing.sources)
+    scale, more = total / max(1, read), recipe.copies / few.copies
+    rejected = sum(d.rejected is not None for d in done)
+    usable = 1 - rejected / len(done)
+    made = sum(len(d.rows) for d in done) / len(done) * more
     cores = min(workers or pool.available_cores(), pool.available_cores())
     return Estimate(
-        files=round(len(listing.sources) * usable * each),
-        bytes=round(sum(d.bytes for d in done) * scale),
-        seconds=seconds * scale / cores,
-        sampled=count,
+        files=round(len(listing.sources) * (usable * recipe.originals + made)),
+        bytes=round(sum(d.bytes for d in done) * scale * more + total * usable * recipe.originals),
+        seconds=seconds * scale * more / cores,
+        sampled=len(done),
+        rejected=rejected,
     )
 
 

@@ -12,6 +12,7 @@ from edgekit import files
 from edgekit.augment.op import Op, apply
 from edgekit.data import images
 from edgekit.data.sample import Sample
+from edgekit.errors import EdgekitError
 from edgekit.lazy import np
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.random import Generator
 
 REDRAWS = 8  # a variant equal to its source or to an earlier one is drawn again this often, then left out
-NAME_BYTES = 255
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class Recipe:
     originals: bool = True
     quality: int | None = None
     max_pixels: int = 100_000_000
+
+    @property
+    def max_bytes(self) -> int:
+        """The largest file that is read: RGBA of 16 bits, not compressed, and room for metadata."""
+        return 8 * self.max_pixels + (64 << 20)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the plain values, for the stamp of a run."""
@@ -103,8 +108,8 @@ def _digest(sample: Sample) -> bytes:
 def variant_name(key: str, number: int, suffix: str, keys: AbstractSet[str]) -> str:
     """Name a variant: `cat.jpg` -> `cat__k02.jpg`, and `a.gif` -> `a.gif__k02.png` when the format changes.
 
-    `keys` are all sources: no variant takes the name of a source, nor that of another source's variant. Deterministic;
-    names over 255 bytes are cut and carry 8 digits of the key's digest.
+    `keys` are all sources and their folders: no variant takes the name of one, nor that of another source's variant.
+    Deterministic; names over 255 bytes are cut and carry 8 digits of the key's digest.
     """
     path = PurePosixPath(key)
     stem = path.stem
@@ -122,7 +127,7 @@ def variant_name(key: str, number: int, suffix: str, keys: AbstractSet[str]) -> 
 
 def _fit(stem: str, tail: str, key: str) -> str:
     raw = stem.encode("utf-8", "surrogateescape")
-    room = NAME_BYTES - len(tail.encode())
+    room = files.NAME_BYTES - len(tail.encode())
     if len(raw) <= room:
         return stem + tail
     digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
@@ -138,45 +143,43 @@ class Output:
     row: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one source: its digest, its outputs, how many variants were left out, or why it was rejected."""
+def outputs(
+    recipe: Recipe, key: str, label: str | None, data: bytes, keys: AbstractSet[str]
+) -> Iterator[Output | None]:
+    """Decode one source once and make its outputs, one at a time; None stands for a variant that was left out.
 
-    key: str
-    sha256: str
-    outputs: tuple[Output, ...] = ()
-    left_out: int = 0
-    rejected: str | None = None
-
-
-def outcome(recipe: Recipe, key: str, label: str | None, data: bytes, keys: AbstractSet[str]) -> Outcome:
-    """Decode one source once and make all its outputs; raise images' Unreadable when it is not a usable picture."""
+    Raises images' Unreadable when it is not a usable picture.
+    """
     digest = files.sha256(data)
     picture = images.decode(data, recipe.max_pixels)
     source = Sample(key, picture.pixels, label)
-    kind, suffix, renamed = images.output_format(picture.header, PurePosixPath(key).suffix)
-    warnings = [*picture.warnings, *([renamed] if renamed else [])]
     common = {"source": key, "source_sha256": digest}
-    outputs: list[Output] = []
     if recipe.originals:
-        outputs.append(Output(key, data, _row(key, common, 0, source, digest, (), list(picture.warnings))))
-    left_out = 0
+        yield Output(key, data, _row(key, common, 0, source, digest, (), list(picture.warnings)))
     for variant in variants(recipe, source):
         if variant is None:
-            left_out += 1
+            yield None
             continue
-        header = picture.header
-        encoded = images.encode(
-            variant.sample.image,
-            kind,
-            quality=recipe.quality or header.quality,
-            subsampling=header.subsampling,
-            lossless=header.lossless and recipe.quality is None,
-        )
+        encoded, suffix, changed = _encode(recipe, picture, variant.sample, PurePosixPath(key).suffix)
         name = variant_name(key, variant.number, suffix, keys)
+        warnings = [*picture.warnings, *([changed] if changed else [])]
         row = _row(name, common, variant.number, variant.sample, files.sha256(encoded), variant.ops, warnings)
-        outputs.append(Output(name, encoded, row))
-    return Outcome(key, digest, tuple(outputs), left_out)
+        yield Output(name, encoded, row)
+
+
+def _encode(recipe: Recipe, picture: images.Picture, sample: Sample, suffix: str) -> tuple[bytes, str, str | None]:
+    """Encode as the source was; as PNG what its format cannot hold, such as a small JPEG 2000. Give suffix, warning."""
+    header = picture.header
+    kind, suffix, changed = images.output_format(header, suffix)
+    quality = recipe.quality or header.quality
+    lossless = header.lossless and recipe.quality is None
+    try:
+        encoded = images.encode(sample.image, kind, quality=quality, subsampling=header.subsampling, lossless=lossless)
+    except EdgekitError as error:
+        if kind == "png":
+            raise
+        return images.encode(sample.image, "png"), ".png", f"{error.message}: PNG instead"
+    return encoded, suffix, changed
 
 
 def _row(

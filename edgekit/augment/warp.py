@@ -28,6 +28,9 @@ BORDERS = ("reflect", "replicate", "wrap", "constant")
 # OpenCV's warps keep coordinates in 16-bit integers.
 MAX_WARPED_SIDE = 32766
 
+# The largest picture that is made, unless its source is larger: several pads in a row grow without end.
+MAX_PIXELS = 16384**2
+
 # How far from a whole number, in pixels, still counts as whole: far above rounding errors, far below what can be seen.
 WHOLE = 1e-6
 
@@ -61,8 +64,14 @@ def move(
     `constant`: `fill` (0..1 of full scale), transparent where there is alpha, and 0 in the mask. Boxes become the hull
     of their moved corners, cut at the frame; polygons and points are kept where they land, even outside.
 
-    Raises EdgekitError when a side exceeds 32766 pixels and the move is neither whole-pixel nor pure scaling.
+    Raises EdgekitError when a side exceeds 32766 pixels and the move is neither whole-pixel nor pure scaling, and when
+    the output has too many pixels.
     """
+    if size[0] * size[1] > max(MAX_PIXELS, sample.size[0] * sample.size[1]):
+        raise EdgekitError(
+            f"a picture of {size[0]}x{size[1]} pixels is too large to be made; the limit is {MAX_PIXELS / 1e6:.0f} MP",
+            "pad less, or crop or resize first",
+        )
     matrix = np.asarray(matrix, np.float64) / matrix[2, 2]
     image, mask = sample.image, sample.mask
     full = np.iinfo(image.dtype).max * fill

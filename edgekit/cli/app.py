@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import tempfile
 import traceback
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -17,13 +19,14 @@ from edgekit import __version__
 from edgekit.augment.op import OPS
 from edgekit.augment.settings import augment
 from edgekit.cli import listing
-from edgekit.cli.console import Console
+from edgekit.cli.console import Console, failure
 from edgekit.cli.signature import OrderedCommand, Typed, command
 from edgekit.compress.method import STEPS
 from edgekit.compress.settings import compress
 from edgekit.errors import EdgekitError
 from edgekit.spec import nearest
 
+INTERRUPTED = 130
 EPILOG = "exit codes: 0 done; 1 ran and the answer is no; 2 could not run; 3 a bug; 130 interrupted"
 
 AUGMENT_EXAMPLES = """
@@ -91,48 +94,108 @@ def build() -> typer.Typer:
         """From a folder of pictures and an ONNX model to a smaller, faster, still accurate edge model, with proof."""
 
     source = ("src", "folder of pictures, flat or with one folder a class")
-    app.command("augment", cls=OrderedCommand, help=augment.help() + AUGMENT_EXAMPLES)(
+    brief = "a larger folder of pictures, with labels and a manifest"
+    app.command("augment", cls=OrderedCommand, help=augment.help() + AUGMENT_EXAMPLES, short_help=brief)(
         command(augment, OPS, source, _run_augment)
     )
     model = ("model", "the ONNX model")
-    app.command("compress", cls=OrderedCommand, help=compress.help() + COMPRESS_EXAMPLES)(
+    brief = "a smaller, faster ONNX model, measured against the old one"
+    app.command("compress", cls=OrderedCommand, help=compress.help() + COMPRESS_EXAMPLES, short_help=brief)(
         command(compress, STEPS, model, _run_compress)
     )
-    app.command("ops")(listing.ops)
-    app.command("steps")(listing.steps)
-    app.command("config")(listing.config)
+    app.command("ops", short_help="the ops of augment")(listing.ops)
+    app.command("steps", short_help="the steps of compress")(listing.steps)
+    app.command("config", short_help="the effective configuration")(listing.config)
     return app
 
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
+    _open_streams()
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not with nohup, nor in a script's background
+        signal.signal(signal.SIGINT, _interrupted)
     arguments = sys.argv[1:]
     console = Console(json="--json" in arguments)
-    debug = "--debug" in arguments
+    try:
+        code = _run(arguments, console, "--debug" in arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _silence(141)
+    except OSError as error:  # only what is printed gets here
+        with contextlib.suppress(OSError):
+            Console().failed(EdgekitError(f"the answer cannot be printed: {error.strerror}", "look at its > or |"))
+        code = _silence(2)
+    sys.exit(code)
+
+
+def _silence(code: int) -> int:
+    """Turn both streams to nowhere: what they still hold would fail once more at the exit."""
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code
+
+
+def _run(arguments: list[str], console: Console, debug: bool) -> int:
+    """Run the command line; give its exit code, and say every failure."""
     try:
         code = typer.main.get_command(build()).main(arguments, prog_name="edgekit", standalone_mode=False)
-        sys.stdout.flush()
+        if code == INTERRUPTED:  # typer has its own way with Ctrl-C
+            raise KeyboardInterrupt
+        return code if isinstance(code, int) else 0
     except EdgekitError as error:
         if debug:
             traceback.print_exc()
         console.failed(error)
-        code = 2
     except usage.NoArgsIsHelpError as error:
         print(error.format_message(), file=sys.stderr)
-        code = 2
     except usage.ClickException as error:
         console.failed(_usage_error(error))
-        code = 2
     except (typer.Abort, KeyboardInterrupt):
+        if console.json:
+            console.document(failure(EdgekitError("interrupted; nothing was kept"), INTERRUPTED))
         print("interrupted; nothing was kept", file=sys.stderr)
-        code = 130
+        return INTERRUPTED
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer exits with 1 then, which means "no"
+            raise end.__context__ from None
+        raise
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
+        raise
+    except OSError as error:  # the system refused: not a bug, but no place above knew what to say about it
+        if debug:
+            traceback.print_exc()
+        console.failed(_refused(error))
     except Exception as error:
-        code = _bug(error, console, debug)
-    sys.exit(code if isinstance(code, int) else 0)
+        return _bug(error, console, debug)
+    return 2
+
+
+def _open_streams() -> None:
+    """Open what was closed (`edgekit ... >&-`), or the next file that is opened would be taken for it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115, PTH123 (open as long as the process runs)
+
+
+def _refused(error: OSError) -> EdgekitError:
+    try:
+        Path.cwd()
+    except OSError:
+        return EdgekitError("the folder you are in is gone, or may not be read", "cd to another one")
+    name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return EdgekitError(
+        f"{name}{error.strerror or error}", "mend that and run it again; --debug shows where it was met"
+    )
+
+
+def _interrupted(number: int, frame: Any) -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would cut off the cleaning up
+    raise KeyboardInterrupt
 
 
 def _terminated(number: int, frame: Any) -> NoReturn:
@@ -170,14 +233,16 @@ def _bug(error: Exception, console: Console, debug: bool) -> int:
     text = traceback.format_exc()
     if debug:
         print(text, file=sys.stderr)
-    with tempfile.NamedTemporaryFile("w", prefix="edgekit-", suffix=".txt", delete=False) as file:
-        file.write(f"edgekit {__version__}\n{sys.argv}\n{text}")
-    console.failed(
-        EdgekitError(
-            f"a bug in edgekit {__version__}: {type(error).__name__}: {error}".split("\n", 1)[0],
-            f"the traceback is in {file.name}; please report it",
-        )
-    )
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="edgekit-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write(f"edgekit {__version__}\n{sys.argv}\n{text}")
+        hint = f"the traceback is in {file.name}; please report it"
+    except OSError:
+        hint = "--debug shows the traceback; please report it"
+    what = f"a bug in edgekit {__version__}: {type(error).__name__}: {error}".split("\n", 1)[0]
+    console.failed(EdgekitError(what, hint), 3)
     return 3
 
 

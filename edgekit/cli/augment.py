@@ -11,7 +11,7 @@ from edgekit.augment.op import OPS
 from edgekit.augment.settings import augment
 from edgekit.augment.variants import Recipe
 from edgekit.cli.console import Console, printable
-from edgekit.data.folder import scan
+from edgekit.data.folder import passed_by, scan
 from edgekit.errors import EdgekitError
 
 if TYPE_CHECKING:
@@ -23,25 +23,38 @@ def run_augment(source: str, typed: Typed) -> int:
     """Run `edgekit augment` and give its exit code."""
     console = Console(typed.common.json, typed.common.quiet, typed.common.verbose)
     settings, recipe = effective(typed)
+    if not source:
+        raise EdgekitError("SRC is empty", "give a folder of pictures; . is the one you are in")
     root = Path(source)
     listing = scan(root)
-    out = Path(settings.out) if settings.out else line.default_out(root)
+    out = Path(settings.out) if settings.out is not None else line.default_out(root)
+    out = out.resolve() if out.name in ("", "..") else out
     line.check_out(root, out)
-    line.stamp(recipe, "", line.Counts())  # fails now, not in a worker, when OpenCV cannot be imported
-    if not settings.dry_run:
-        done = line.up_to_date(listing, out, recipe)
-        if done is not None and settings.preview is None:
-            result = line.Result(source, str(out), recipe, done, 0.0, "up to date", settings.strict)
-            return _answer(result, console)
-        files.refuse_existing(out, force=settings.force)
     if settings.preview is not None:
-        draw_preview(listing, recipe, Path(settings.preview), force=settings.force)
+        line.check_preview(root, out, Path(settings.preview), force=settings.force)
+    line.stamp(recipe, "", line.Counts())  # fails now, not in a worker, when OpenCV cannot be imported
+    done = None if settings.dry_run else line.up_to_date(listing, out, recipe)
+    if done is None and not settings.dry_run:
+        line.refuse_existing(out, force=settings.force)
+        line.check_space(listing, recipe, out)
+    if settings.preview is not None:
+        draw_preview(listing, recipe, Path(settings.preview))
         console.say(f"drew {settings.preview}")
     if settings.dry_run:
         return _dry_run(listing, out, recipe, settings, console)
-    line.check_space(listing, recipe, out)
+    if done is not None:
+        old = line.Result(source, str(out), recipe, done.counts, 0.0, "up to date", settings.strict, "", done.classes)
+        return _answer(old, console)
     with console.progress("augment") as progress:
-        result = line.run(listing, out, recipe, workers=settings.workers, strict=settings.strict, progress=progress)
+        result = line.run(
+            listing,
+            out,
+            recipe,
+            workers=settings.workers,
+            strict=settings.strict,
+            force=settings.force,
+            progress=progress,
+        )
     return _answer(result, console)
 
 
@@ -61,12 +74,10 @@ def effective(typed: Typed) -> tuple[augment, Recipe]:
     return settings, recipe
 
 
-def draw_preview(listing: Listing, recipe: Recipe, path: Path, *, force: bool) -> None:
+def draw_preview(listing: Listing, recipe: Recipe, path: Path) -> None:
     """Draw the contact sheet of a few sources."""
     from edgekit.augment import preview
 
-    files.refuse_existing(path, force=force, what="preview")
-    files.require_writable(path.parent)
     files.write(path, preview.sheet(listing, recipe))
 
 
@@ -81,17 +92,24 @@ def _dry_run(listing: Listing, out: Path, recipe: Recipe, settings: augment, con
                 "recipe": recipe.to_dict(),
                 "sources": len(listing.sources),
                 "other_files": listing.others,
-                "estimate": {"files": guess.files, "bytes": guess.bytes, "seconds": round(guess.seconds, 1)},
+                "estimate": {
+                    "files": guess.files,
+                    "bytes": guess.bytes,
+                    "seconds": round(guess.seconds, 1),
+                    "sampled": guess.sampled,
+                    "rejected": guess.rejected,
+                },
                 "exit_code": 0,
             }
         )
         return 0
     ops = ", ".join(str(op) for op in recipe.ops)
+    tried = f", {guess.rejected} of which cannot be used" if guess.rejected else ""
     console.answer(
         f"{printable(str(listing.root))}: {len(listing.sources):,} pictures, {listing.others:,} other files\n"
         f"ops: {ops}; {recipe.copies} copies, seed {recipe.seed}\n"
         f"would write about {guess.files:,} files, {guess.bytes / 1e6:,.1f} MB, in {guess.seconds:,.1f} s "
-        f"(from {guess.sampled} pictures) to {printable(str(out))}"
+        f"(from {guess.sampled} pictures{tried}) to {printable(str(out))}"
     )
     return 0
 
@@ -123,8 +141,8 @@ def _answer(result: line.Result, console: Console) -> int:
         lines.append(("rejected", f"{counts.rejected:,} pictures (first: {first}); see rejected.jsonl"))
     if counts.warnings:
         lines.append(("warnings", f"{counts.warnings:,} pictures; see manifest.jsonl"))
-    if counts.other_files:
-        lines.append(("passed by", f"{counts.other_files:,} files that are not pictures"))
+    if counts.other_files or counts.other_folders:
+        lines.append(("passed by", passed_by(counts.other_files, counts.other_folders)))
     for name, text in lines:
         console.answer(f"{name:<10}{text}")
     console.answer("")

@@ -66,14 +66,20 @@ class Console:
 
             yield update
 
-    def failed(self, error: EdgekitError) -> None:
+    def failed(self, error: EdgekitError, code: int = 2) -> None:
         """Print an error: what on one line, how on the next; with --json also the document."""
         if self.json:
-            self.document({"error": {"message": error.message, "hint": error.hint}, "exit_code": 2})
+            self.document(failure(error, code))
         lines = [f"error: {printable(error.message)}"]
         if error.hint:
             lines.append(f" hint: {printable(error.hint)}")
         print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def failure(error: EdgekitError, code: int) -> dict[str, Any]:
+    """Make the document that --json prints of an error."""
+    said = {"message": error.message, "hint": error.hint}
+    return {"schema": "edgekit.error/1", "error": said, "exit_code": code}
 
 
 def printable(text: str) -> str:

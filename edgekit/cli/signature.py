@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
+from typer._click.exceptions import UsageError
 from typer.core import TyperCommand
 
+from edgekit.errors import EdgekitError
 from edgekit.spec import Field, Registry, Spec, option, spec
 
 
@@ -20,7 +22,7 @@ class common(Spec):
     config: str | None = option(None, help="configuration file; the nearest edgekit.toml if not given", metavar="FILE")
     no_config: bool = option(False, help="read no configuration file")
     json: bool = option(False, help="print one JSON document on stdout, and nothing else there")
-    quiet: bool = option(False, help="say nothing but errors", short="-q")
+    quiet: bool = option(False, help="print the answer and errors only", short="-q")
     verbose: bool = option(False, help="say more", short="-v")
     debug: bool = option(False, help="show the traceback of an error")
 
@@ -39,7 +41,11 @@ class OrderedCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Keep what the parser knows about the order, then parse as always."""
-        values, _, order = self.make_parser(ctx).parse_args(list(args))
+        try:
+            values, _, order = self.make_parser(ctx).parse_args(list(args))
+        except UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
         taken: dict[str, int] = {}
         typed: list[tuple[str, Any]] = []
         for parameter in order:
@@ -92,7 +98,10 @@ def _recipe(order: Sequence[tuple[str, Any]], names: dict[str, type[Spec]], gene
             typed.append(value)
         elif name.startswith("use_") and name[4:] in names:
             cls = names[name[4:]]
-            typed.append(f"{cls.spec_name()} {value}" if cls.flag_field() else cls.spec_name())
+            field = cls.flag_field()
+            if field is not None and not value.strip():
+                raise EdgekitError(f"--{cls.spec_name()} is empty", f"give its {field.flag}")
+            typed.append(f"{cls.spec_name()} {value}" if field is not None else cls.spec_name())
     return tuple(typed)
 
 

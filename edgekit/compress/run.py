@@ -16,10 +16,10 @@ from edgekit.compress import simplify
 from edgekit.compress.bench import Bench
 from edgekit.compress.method import Method
 from edgekit.compress.settings import compress
-from edgekit.compress.verdict import measure
+from edgekit.compress.verdict import check_rule, measure
 from edgekit.errors import EdgekitError
 from edgekit.lazy import np, onnx
-from edgekit.measure import machine
+from edgekit.measure import machine, size
 from edgekit.measure.material import Material, gather
 from edgekit.report.report import Report, Rule
 from edgekit.session import open_session
@@ -71,12 +71,21 @@ def check_out(model: Path, out: Path, *, force: bool) -> None:
     files.refuse_existing(out, force=force)
 
 
+def check_rejected(job: Job) -> None:
+    """Raise EdgekitError when a failed gate would replace a file that edgekit did not make."""
+    if job.rules:
+        files.refuse_existing(rejected(job.out), force=True)
+
+
 def prepare(job: Job, say: Say) -> tuple[ModelProto, Material]:
     """Load the model and gather what it is fed with: pictures by role, preprocessing, classes."""
     model = graph.load(job.model)
     open_session(job.model)  # a model that does not load is not worth looking at any further
     say("reading pictures and finding out what the model expects")
-    return model, gather(model, job.model, job.settings, samples(job.steps))
+    material = gather(model, job.model, job.settings, samples(job.steps))
+    for rule in job.rules:
+        check_rule(rule, material)
+    return model, material
 
 
 def samples(steps: Sequence[Method]) -> int:
@@ -89,6 +98,7 @@ def run(job: Job, say: Say) -> Result:
     started = time.monotonic()
     if not job.settings.force and not job.out.exists():
         check_out(job.model, job.out, force=False)
+    check_rejected(job)
     model, material = prepare(job, say)
     stamp = stamp_of(job, material)
     if job.out.exists():
@@ -101,7 +111,10 @@ def run(job: Job, say: Say) -> Result:
     describe(made, job, material, stamp)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         candidate = Path(folder) / job.out.name
-        graph.save(made, candidate)
+        try:
+            graph.save(made, candidate)
+        except files.WriteError as error:  # not the disk that --out is on
+            raise files.WriteError(error.message, "set TMPDIR to a folder on a disk with more room") from error
         report = measure(job, candidate, material, bench, say, started)
         out = job.out if report.passed else rejected(job.out)
         graph.save(made, out)
@@ -132,6 +145,8 @@ def apply_steps(model: ModelProto, steps: Sequence[Method], bench: Bench, say: S
     current, notes = simplify.simplify(model, lambda a, b: simplify.same_outputs(a, b, probe))
     for note in notes:
         bench.note(note)
+    if broken := _not_finite(model, probe):
+        bench.note(f"the original itself answers NaN or infinity in {', '.join(broken)}: the figures say little")
     if bench.only or bench.exclude:
         graph.select(current, bench.only, bench.exclude)  # a pattern that matches nothing is the user's mistake
     for step in steps:
@@ -140,6 +155,14 @@ def apply_steps(model: ModelProto, steps: Sequence[Method], bench: Bench, say: S
         check_contract(current, result, step, probe)
         current = result
     return current
+
+
+def _not_finite(model: ModelProto, feeds: Sequence[Any]) -> list[str]:
+    """Give the outputs that hold a NaN or an infinity for some feed."""
+    session = open_session(model)
+    answers = [run_session(session, feed) for feed in feeds]
+    named = zip(graph.output_names(model), zip(*answers, strict=True), strict=True)
+    return [name for name, found in named if not all(np.isfinite(y).all() for y in found if y.dtype.kind == "f")]
 
 
 def check_contract(before: ModelProto, after: ModelProto, step: Method, feeds: Sequence[Any]) -> None:
@@ -185,7 +208,7 @@ def stamp_of(job: Job, material: Material) -> str:
         "edgekit": __version__,
         "versions": here.versions,
         "int8": here.int8,
-        "model": files.sha256(job.model.read_bytes()),
+        "model": [files.sha256(file.read_bytes()) for file in size.model_files(job.model)],
         "steps": [step.to_dict() for step in job.steps],
         "seed": job.settings.seed,
         "only": job.settings.only,

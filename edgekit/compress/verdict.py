@@ -9,17 +9,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import files, graph
+from edgekit.errors import EdgekitError
 from edgekit.measure import accuracy, detect, evaluate, latency, machine, memory, nodes, size
 from edgekit.report import report as plain
 from edgekit.session import open_session
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from edgekit.compress.bench import Bench
     from edgekit.compress.run import Job
     from edgekit.measure.material import Material
 
 FAR_DB = 20.0
 SIGNIFICANT_DROP = 0.01
+
+
+def check_rule(rule: plain.Rule, material: Material) -> None:
+    """Raise EdgekitError, before the work, for a gate on a number that will not be measured."""
+    labelled, detector = material.labelled, material.objects is not None
+    if rule.needs_labels and labelled is None and not detector:
+        raise EdgekitError(
+            f"gate {rule.text!r} needs labelled pictures, and those of --data are not labelled for this model",
+            "give one folder a class, or --task detect; or gate drift.sqnr_db or drift.agreement instead",
+        )
+    if rule.key.startswith("map50_") and not detector:
+        raise EdgekitError(f"gate {rule.text!r} is for detectors", "use accuracy.drop, or give --task detect")
+    if rule.key.startswith("top5_") and (labelled is None or labelled.outputs < accuracy.TOP5_CLASSES):
+        few = f"classifiers with {accuracy.TOP5_CLASSES} classes or more"
+        raise EdgekitError(f"gate {rule.text!r} is for {few}", "use accuracy.drop")
 
 
 def measure(
@@ -81,7 +99,7 @@ def measure(
             "origin": material.calibrate.origin,
         },
         machine={"sentence": _machine(machine.describe(), settings.threads), **machine.describe().to_dict()},
-        python=_python(out, material),
+        python=_python(graph.load(job.model), out, material),
         gates=gates,
         seconds=round(time.monotonic() - started, 3),
         **sections,
@@ -202,7 +220,16 @@ def _machine(here: machine.Machine, threads: int) -> str:
     )
 
 
-def _python(out: Path, material: Material) -> str:
+def _python(model: ModelProto, out: Path, material: Material) -> str:
     if material.decision is None:
         return ""
-    return material.decision.preprocess.python(out.name, material.class_names, material.decision.batch)
+    wanted, batch = material.decision.preprocess, material.decision.batch
+    count = evaluate.score_count(model)
+    if count is None:
+        return wanted.python(out.name, (), batch, "scores.shape")
+    names = material.class_names if len(material.class_names) == max(2, count) else ()
+    if count > 1:
+        return wanted.python(out.name, names, batch)
+    last = graph.producers(model).get(model.graph.output[0].name)
+    is_share = last is not None and last.op_type == "Sigmoid"
+    return wanted.python(out.name, names, batch, f"int(scores[0].item() > {0.5 if is_share else 0})")

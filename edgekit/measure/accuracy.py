@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _Z95 = 1.959963984540054  # 97.5% point of the normal distribution
-_TOP5_CLASSES = 10  # fewer, and five guesses are no test
+TOP5_CLASSES = 10  # fewer, and five guesses are no test
 
 NO_ANSWER = -1
 """The predicted class of a picture whose output holds a NaN; always wrong."""
@@ -137,7 +137,7 @@ class Tally:
     @property
     def correct_top5(self) -> np.ndarray | None:
         """Whether the label is among the five highest scores: bool (n,); None below 10 classes."""
-        return self._bit(1) if self._classes >= _TOP5_CLASSES else None
+        return self._bit(1) if self._classes >= TOP5_CLASSES else None
 
     @property
     def confusion(self) -> dict[tuple[int, int], int]:

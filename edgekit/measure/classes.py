@@ -67,24 +67,26 @@ def resolve(
 ) -> Classes:
     """Find the output of each folder; `labels` are class paths, `outputs` the number of scores the model gives.
 
-    In this order: the names in `file`, those in the model's metadata, folders named by number, folders in sorted order
-    (as torchvision and Keras number them) when there are as many as outputs. Raises EdgekitError when none applies, or
-    when a folder is not among the names.
+    In this order: the names in `file`, those in the model's metadata (unless they are none of the folders', and these
+    are numbers), folders named by number, folders in sorted order (as torchvision and Keras number them) when there are
+    as many as outputs. Raises EdgekitError when none applies, or when a folder is not among the names.
     """
     outputs = max(2, outputs)
     labels = sorted(set(labels))
     if file is not None:
         return _named(labels, read_names(file), outputs, str(file))
     found = names_in(metadata or {})
-    if found is not None and len(found[0]) == outputs:
-        return _named(labels, found[0], outputs, f"the model's metadata ({found[1]})")
+    names = found[0] if found is not None and len(found[0]) == outputs else ()
+    numbered = all(label.rpartition("/")[2].isdecimal() and _position(label, names) is None for label in labels)
+    if found is not None and names and not numbered:
+        return _named(labels, names, outputs, f"the model's metadata ({found[1]})")
     if len(labels) > outputs:
         raise EdgekitError(f"{len(labels)} class folders ({_some(labels)}), but the model has {outputs} outputs", HOW)
     numbers = _numbers(labels, outputs)
     if numbers is not None:
         # Frameworks sort folder names as text: 0, 1, 10, 11, 2 ... The two orders differ from 11 unpadded numbers on.
         sure = sorted(labels, key=numbers.__getitem__) == labels
-        return Classes(numbers, _in_order(numbers, outputs), outputs, "folders named by number", sure)
+        return Classes(numbers, names or _in_order(numbers, outputs), outputs, "folders named by number", sure)
     if len(labels) == outputs:
         index = {label: position for position, label in enumerate(labels)}
         return Classes(index, tuple(labels), outputs, "folder names in sorted order", False)
@@ -94,7 +96,10 @@ def resolve(
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Read class names in output order: one a line (`-` for none), a JSON list, or JSON {"0": "name", ...}."""
+    """Read class names in output order: one a line (`-` for none), a JSON list, or JSON {"0": "name", ...}.
+
+    Blank lines do not count.
+    """
     try:
         text = path.read_text("utf-8-sig")
     except FileNotFoundError:
@@ -106,7 +111,15 @@ def read_names(path: Path) -> tuple[str, ...]:
         if names is None:
             raise EdgekitError(f'--classes {path}: neither a list of names nor {{"0": "name", ...}}', HOW)
         return names
-    return tuple(line.strip() for line in text.rstrip().splitlines())
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def miscounted(source: str, names: int, outputs: int) -> EdgekitError:
+    """Say that there are not as many names as outputs."""
+    return EdgekitError(
+        f"{source}: {names} class names, but the model has {outputs} outputs",
+        f"give {outputs} names, one for each output; {NOBODY} stands for an output without a folder",
+    )
 
 
 def names_in(metadata: Mapping[str, str]) -> tuple[tuple[str, ...], str] | None:
@@ -287,10 +300,7 @@ def _luck(table: ndarray) -> float:
 
 def _named(labels: Sequence[str], names: tuple[str, ...], outputs: int, source: str) -> Classes:
     if len(names) != outputs:
-        raise EdgekitError(
-            f"{source}: {len(names)} class names, but the model has {outputs} outputs",
-            f"give {outputs} names, one for each output; {NOBODY} stands for an output without a folder",
-        )
+        raise miscounted(source, len(names), outputs)
     found = {label: _position(label, names) for label in labels}
     missing = [label for label, position in found.items() if position is None]
     if missing:

@@ -93,6 +93,8 @@ def gather(model: ModelProto, path: Path, given: Given, samples: int) -> Materia
     sentences = [*decision.sentences(), *shared.notes]
     if labelled is not None:
         sentences.append(f"classes: {labelled.source}")
+    elif (listing := data or calib) is not None and listing.labels:
+        sentences.append(f"no accuracy: {_unlabelled(listing)}")
     return Material(
         calibrate,
         choose,
@@ -191,9 +193,22 @@ def _labelled(model: ModelProto, listing: Listing | None, given: Given) -> class
     return classes.resolve(listing.labels, outputs, file=file, metadata=graph.metadata(model))
 
 
+def _unlabelled(listing: Listing) -> str:
+    """Say why pictures in folders do not count as labelled."""
+    loose = sum(source.label is None for source in listing.sources)
+    if loose:
+        return f"{loose} of the pictures in {listing.root} are in no class folder"
+    if len(listing.labels) < 2:
+        return f"{listing.root} has a single class folder"
+    return "the model's first output is not that of a classifier with a fixed number of classes"
+
+
 def _names(model: ModelProto, given: Given) -> tuple[str, ...]:
     if given.classes is not None:
-        return classes.read_names(Path(given.classes))
+        names, outputs = classes.read_names(Path(given.classes)), evaluate.score_count(model)
+        if outputs is not None and len(names) != max(2, outputs):
+            raise classes.miscounted(given.classes, len(names), max(2, outputs))
+        return names
     found = classes.names_in(graph.metadata(model))
     return found[0] if found is not None else ()
 

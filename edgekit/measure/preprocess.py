@@ -157,15 +157,15 @@ class Preprocess:
             raise EdgekitError(f"{origin or 'preprocess'}: no size", "give it as [height, width]")
         return cls(**checked)
 
-    def python(self, model_name: str, names: Sequence[str] = (), batch: int = 1) -> str:
-        """Write a Python program that runs the model on one picture with exactly this preprocessing.
+    def python(self, name: str, names: Sequence[str] = (), batch: int = 1, top: str = "scores[0].argmax()") -> str:
+        """Write a Python program that runs the model `name` on one picture with exactly this preprocessing.
 
-        It needs numpy, OpenCV and onnxruntime, takes the picture's path as its argument and prints the top class: its
-        name when `names` gives them, else its number. `batch` is the model's fixed batch.
+        It needs numpy, OpenCV and onnxruntime, takes the picture's path as its argument and prints the top class (`top`
+        says how it is found): its name when `names` gives them, else its number. `batch` is the model's fixed batch.
         """
         code = {"rgb": "COLOR_BGR2RGB", "grey": "COLOR_BGR2GRAY", "rgba": "COLOR_BGR2RGBA"}.get(self.color)
-        top = f"{list(names)!r}[scores[0].argmax()]" if names else "scores[0].argmax()"
-        session = f'ort.InferenceSession({json.dumps(model_name)}, providers=["CPUExecutionProvider"])'
+        top = f"{list(names)!r}[{top}]" if names else top
+        session = f'ort.InferenceSession({json.dumps(name)}, providers=["CPUExecutionProvider"])'
         return "\n".join(
             [
                 "import sys\n\nimport cv2 as cv\nimport numpy as np\nimport onnxruntime as ort\n",

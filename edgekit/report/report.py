@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -190,6 +191,8 @@ def parse_gate(text: str) -> Rule:
         raise EdgekitError(f"gate {text!r}: no such number: {name}", hint)
     try:
         number = float(limit)
+        if math.isnan(number):
+            raise ValueError("nan")
     except ValueError:
         raise EdgekitError(
             f"gate {text!r}: {limit.strip()!r} is not a number", "write it like 'accuracy.drop<=0.01'"
@@ -204,7 +207,8 @@ def judge(rule: Rule, sections: Mapping[str, Any], *, strict: bool) -> Gate:
     value = None if section is None else getattr(section, rule.key)
     if value is None:
         raise EdgekitError(
-            f"gate {rule.text!r}: {rule.section}.{rule.key} was not measured", "give labelled pictures with --data"
+            f"gate {rule.text!r}: {rule.section}.{rule.key} could not be measured for this model on this machine",
+            f"leave it out, or gate another of {', '.join(gate_names())}",
         )
     if strict and INTERVALS.get(rule.section) == rule.key:
         value = section.high if rule.operator.startswith("<") else section.low

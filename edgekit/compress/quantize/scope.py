@@ -62,8 +62,9 @@ def is_weighted(model: ModelProto, node: NodeProto) -> bool:
 
 
 def _can_join(model: ModelProto, node: NodeProto) -> bool:
-    if node.op_type in ("Relu", "Clip") and _is_captured(model, node.input[0]):
-        # It would be merged into the node before it, under whose name a nested graph knows the value.
+    if node.op_type in ("Relu", "Clip") and any(_is_captured(model, name) for name in (node.input[0], node.output[0])):
+        # It would be merged into the node before it: its result is then clipped by the conversion alone, which a nested
+        # graph does not read, and what it reads loses the name under which a nested graph knows it.
         return False
     if node.op_type == "Clip":
         return _clips_around_zero(model, node)
