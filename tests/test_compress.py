@@ -367,3 +367,9 @@ def test_pictures_none_of_which_can_be_read_are_not_reported_on(edgekit, model, 
         (tmp_path / "bad" / f"{number}.png").write_bytes(b"nothing %d" % number)
     done = edgekit("compress", "m.onnx", "--fp16", "--calib", "good", "--data", "bad", *QUICK)
     assert (done.code, "can be read" in done.err) == (2, True)
+
+
+def test_a_report_never_replaces_the_model(edgekit, model, tmp_path):
+    done = edgekit("compress", "m.onnx", "--fp16", *QUICK, "--out", "x.json", "--report", "./x.json")
+    assert (done.code, "something else is to be written there" in done.err) == (2, True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx"]

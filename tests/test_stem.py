@@ -73,4 +73,3 @@ def test_the_model_answers_the_same_to_the_bit(monkeypatch, channels, size, taps
     two = {"x": np.concatenate([fed[0]["x"], fed[1]["x"]])}
     for feed in (*fed, two):
         assert np.array_equal(run(old, feed)[0], run(new, feed)[0])
-

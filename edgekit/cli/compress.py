@@ -28,7 +28,7 @@ def run_compress(model: str, typed: Typed) -> int:
     console = Console(typed.common.json, typed.common.quiet, typed.common.verbose)
     job = effective(Path(model), typed)
     settings = job.settings
-    check_reports(settings)
+    check_reports(job)
     if settings.preview is not None or settings.dry_run:
         material = line.prepare(job, console.detail)[1]
         if settings.preview is not None:
@@ -75,9 +75,13 @@ def effective(model: Path, typed: Typed) -> line.Job:
     return line.Job(model, out, steps, rules, settings)
 
 
-def check_reports(settings: compress) -> None:
-    """Raise EdgekitError, before the work starts, when a report cannot be written."""
+def check_reports(job: line.Job) -> None:
+    """Raise EdgekitError, before the work starts, when a report cannot be written, or would replace something."""
+    settings = job.settings
+    taken = [job.out, line.rejected(job.out), *(Path(name) for name in (settings.preview,) if name is not None)]
     for name in settings.report:
+        if Path(name).resolve() in [other.resolve() for other in taken]:
+            raise EdgekitError(f"--report {name}: something else is to be written there", "give it another name")
         path = Path(name)
         if path.suffix not in RENDERERS:
             kinds = " or ".join(RENDERERS)

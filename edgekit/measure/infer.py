@@ -43,7 +43,7 @@ class Origin:
     def shown(self) -> str:
         """The value as it would be typed."""
         values = self.value if isinstance(self.value, tuple) else (self.value,)
-        words = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+        words = [f"{value + 0.0:g}" if isinstance(value, float) else str(value) for value in values]
         return "x".join(reversed(words)) if self.field == "size" else ",".join(words)
 
 

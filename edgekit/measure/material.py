@@ -170,7 +170,16 @@ def _ready_made(model: ModelProto, path: Path) -> Material:
 
 
 def _streams(shared: roles.Roles, decision: infer.Decision, seed: int) -> tuple[Calibration, Calibration, Calibration]:
-    """Stream the pictures of each role; a role without pictures gets synthetic ones of its own."""
+    """Stream the pictures of each role; a role without pictures gets synthetic ones of its own.
+
+    Raises EdgekitError when there are pictures to report on and none of them can be read.
+    """
+    if shared.report and all(evaluate.feed_of(source, decision) is None for source in shared.report):
+        first = shared.report[0]
+        raise EdgekitError(
+            f"no picture to report on can be read ({len(shared.report)} were tried, {first.key} first)",
+            "give pictures that are whole, or leave --data out",
+        )
     counts = (SYNTHETIC_CALIBRATE, SYNTHETIC_CHOOSE, SYNTHETIC_REPORT)
     parts = (shared.calibrate, shared.choose, shared.report)
     made = [
