@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn
@@ -193,9 +195,16 @@ def _refused(error: OSError) -> EdgekitError:
     )
 
 
-def _interrupted(number: int, frame: Any) -> NoReturn:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would cut off the cleaning up
-    raise KeyboardInterrupt
+_pressed = -math.inf  # when Ctrl-C was last obeyed
+
+
+def _interrupted(number: int, frame: Any) -> None:
+    """Obey Ctrl-C, but not a second one at once: it would cut off the cleaning up."""
+    global _pressed
+    now = time.monotonic()
+    if now - _pressed > 2.0:
+        _pressed = now
+        raise KeyboardInterrupt
 
 
 def _terminated(number: int, frame: Any) -> NoReturn:
