@@ -118,7 +118,8 @@ def rows(assets: Path, pair: Pair, folder: Path) -> list[str]:
         speed = latency.compare(*openers, seconds=SECONDS)
         ratio = size.file_bytes(candidate) / size.file_bytes(path)
         chose = choices.get(name, "").split("    ")[-1].split(";")[0]
-        score = f"{100 * old.correct.mean():.2f} | {100 * new.correct.mean():.2f} | {round(-100 * delta.drop, 2) + 0.0:+.2f}"
+        points = round(-100 * delta.drop, 2) + 0.0
+        score = f"{100 * old.correct.mean():.2f} | {100 * new.correct.mean():.2f} | {points:+.2f}"
         ran = f"{speed.speedup:.2f}x ({speed.low:.2f}-{speed.high:.2f})"
         found.append(f"| {pair.model} ({delta.n}) | {name} | {score} | {ran} | {ratio:.2f} | {chose} |")
     return found

@@ -128,6 +128,8 @@ def main() -> NoReturn:
         with contextlib.suppress(OSError):
             Console().failed(EdgekitError(f"the answer cannot be printed: {error.strerror}", "look at its > or |"))
         code = _silence(2)
+    if code == INTERRUPTED:  # while it ends, the interpreter gives Ctrl-C back to the system
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)
 
 
