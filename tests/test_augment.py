@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -477,6 +478,35 @@ def test_a_killed_worker_changes_nothing(tmp_path):
     assert process.wait(timeout=120) == 0
     assert subprocess.run([*command, str(tmp_path / "b")], capture_output=True).returncode == 0
     assert tree_digest(tmp_path / "a") == tree_digest(tmp_path / "b")
+
+
+@pytest.mark.parametrize("delay", [0.01, 0.05, 0.1, 0.15])
+def test_a_worker_killed_while_it_answers_holds_nobody_up(monkeypatch, tmp_path, delay):
+    from edgekit.augment import pool
+    from edgekit.augment.variants import Recipe
+    from edgekit.data.folder import Source
+
+    def answer(job, source):
+        if source.key == "1" and not (tmp_path / "killed").exists():
+            (tmp_path / "killed").touch()
+            text = "x" * (1 << 26)  # it takes a while to say, and to listen to
+            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            return pool.Done(source.key, "", ({"text": text},))
+        return pool.Done(source.key, "")
+
+    def hangs(*_):
+        raise TimeoutError("it hangs")
+
+    monkeypatch.setattr(pool.Job, "process", answer)
+    sources = [Source(Path(str(number)), str(number), 1 << 20) for number in range(6)]
+    signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(30)
+    try:
+        keys = [done.key for done in pool.process(sources, pool.Job(Recipe(()), None, frozenset()), 2)]
+    finally:
+        signal.alarm(0)
+    assert (tmp_path / "killed").exists()
+    assert keys == [source.key for source in sources]
 
 
 def test_pipes_devices_and_absurd_files_are_rows(edgekit, pictures):

@@ -13,11 +13,9 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,11 +26,9 @@ from edgekit.data.folder import Source, read
 from edgekit.data.headers import read_header
 from edgekit.errors import EdgekitError
 
-CHUNK_BYTES = (
-    1 << 20
-)  # sources are handed out in chunks of about this size, so that small pictures do not cost a trip each
+CHUNK_BYTES = 1 << 20  # sources go out in chunks of about this size: small pictures must not cost a trip each
 CHUNK_SOURCES = 64
-AHEAD = 4  # chunks under way per worker
+AHEAD = 4  # chunks a worker that are under way, or wait for their turn
 TRIES = 2  # that a source whose process died gets, by itself: something else may have killed it
 
 
@@ -121,12 +117,115 @@ def _reason(error: Exception) -> str:
     return error.message if isinstance(error, EdgekitError) else f"{type(error).__name__}: {error}".split("\n", 1)[0]
 
 
-_job: Job | None = None  # set once in each worker process; the job is sent once, not with every source
+def process(sources: Sequence[Source], job: Job, workers: int) -> Generator[Done]:
+    """Process the sources with `workers` processes (0: one a core), yielding in their order."""
+    workers = workers or available_cores()
+    chunks = list(_chunks(sources, workers))
+    with _Crew(job, chunks, min(workers, len(chunks))) as crew:
+        for number in range(len(chunks)):
+            yield from crew.result(number)
 
 
-def _start(job: Job, parent: int) -> None:
-    global _job
-    _job = job
+class _Crew:
+    """Worker processes and the chunks they are at. One that dies is replaced, and its chunk is done one by one.
+
+    Not concurrent.futures: its processes share one line back, and when one is killed while it speaks, all wait forever.
+    """
+
+    def __init__(self, job: Job, chunks: Sequence[Sequence[Source]], workers: int) -> None:
+        self._job, self._chunks = job, chunks
+        self._workers = [_Worker(job) for _ in range(workers)]
+        self._finished: dict[int, list[Done]] = {}
+        self._next = 0
+
+    def __enter__(self) -> _Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.end()
+
+    def result(self, number: int) -> list[Done]:
+        """Give what became of a chunk, keeping the workers at the ones that follow."""
+        until = min(len(self._chunks), number + AHEAD * len(self._workers))
+        self._hand_out(until)
+        while number not in self._finished:
+            busy = {worker.line: worker for worker in self._workers if worker.number is not None}
+            for line in wait(list(busy)):
+                self._collect(busy[line])  # type: ignore[index]
+            self._hand_out(until)
+        return self._finished.pop(number)
+
+    def _hand_out(self, until: int) -> None:
+        for worker in self._workers:
+            if worker.number is None and self._next < until:
+                worker.number = self._next
+                worker.give(self._chunks[self._next])
+                self._next += 1
+
+    def _collect(self, worker: _Worker) -> None:
+        number = worker.number
+        assert number is not None
+        try:
+            self._finished[number] = worker.take()
+            worker.number = None
+        except DIED:
+            worker.end()
+            self._workers[self._workers.index(worker)] = _Worker(self._job)
+            self._finished[number] = [_alone(source, self._job) for source in self._chunks[number]]
+
+
+def _alone(source: Source, job: Job) -> Done:
+    """Process one source in a process of its own, which may die."""
+    for _ in range(TRIES):
+        worker = _Worker(job)
+        try:
+            worker.give([source])
+            return worker.take()[0]
+        except DIED:
+            job.forget(source)
+        finally:
+            worker.end()
+    reason = "its process died: a decoder crashed, or no memory was left"
+    return Done(source.key, job.digest(source), rejected=reason)
+
+
+DIED = (EOFError, OSError)  # what the line to a process that died answers
+
+
+class _Worker:
+    """A process, and a line to it that nobody else holds: whenever it dies, and at whatever, the line breaks."""
+
+    def __init__(self, job: Job) -> None:
+        # Fork where it is safe and cheap; the parent holds no threads of OpenCV or BLAS at this point.
+        context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        self.number: int | None = None  # the chunk it is at
+        self.line, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(job, theirs, os.getpid()), daemon=True)
+        with _without_interrupts():
+            self._process.start()
+        theirs.close()
+
+    def give(self, chunk: Sequence[Source]) -> None:
+        """Hand it a chunk; when it is dead, `take` will say so."""
+        with contextlib.suppress(OSError):
+            self.line.send(chunk)
+
+    def take(self) -> list[Done]:
+        """Wait for what became of the chunk; raise what the run ends with, or one of DIED."""
+        answer: list[Done] | EdgekitError = self.line.recv()
+        if isinstance(answer, EdgekitError):
+            raise answer
+        return answer
+
+    def end(self) -> None:
+        """End the process at once: it has answered, or its answer is not wanted any more."""
+        self._process.kill()
+        self._process.join()
+        self.line.close()
+
+
+def _work(job: Job, line: Connection, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
@@ -135,83 +234,18 @@ def _start(job: Job, parent: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphan outlives a killed parent
         if os.getppid() != parent:
             os._exit(1)
-
-
-def _process(sources: Sequence[Source]) -> list[Done]:
-    assert _job is not None
-    return [_job.process(source) for source in sources]
-
-
-def process(sources: Sequence[Source], job: Job, workers: int) -> Generator[Done]:
-    """Process the sources with `workers` processes (0: one a core), yielding in their order."""
-    workers = workers or available_cores()
-    chunks = deque(_chunks(sources, workers))
-    workers = min(workers, len(chunks))
-    waiting: deque[tuple[Future[list[Done]], list[Source]]] = deque()
-    with _Pool(job, workers) as pool:
-        while chunks or waiting:
-            while chunks and len(waiting) < AHEAD * workers:
-                waiting.append((pool.submit(chunks[0]), chunks.popleft()))
-            future, chunk = waiting.popleft()
+    with contextlib.suppress(*DIED):  # the parent is gone
+        while True:
+            chunk = line.recv()
             try:
-                yield from future.result()
-            except BrokenProcessPool:
-                chunks.extendleft(c for _, c in reversed(waiting))
-                waiting.clear()
-                yield from _one_by_one(chunk, job)
-
-
-def _one_by_one(chunk: Sequence[Source], job: Job) -> Iterator[Done]:
-    for source in chunk:
-        for _ in range(TRIES):
-            with _Pool(job, 1) as alone:
-                try:
-                    yield from alone.submit([source]).result()
-                    break
-                except BrokenProcessPool:
-                    job.forget(source)
-        else:
-            yield Done(
-                source.key, job.digest(source), rejected="its process died: a decoder crashed, or no memory was left"
-            )
-
-
-class _Pool:
-    """Worker processes that are replaced when one of them dies, and ended at once when the run is cut off."""
-
-    def __init__(self, job: Job, workers: int) -> None:
-        self._job, self._workers = job, workers
-        self._others = set(multiprocessing.active_children())
-        self._pool = self._new()
-
-    def __enter__(self) -> _Pool:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:  # a chunk may take long: its results are not wanted any more
-            for child in set(multiprocessing.active_children()) - self._others:
-                child.kill()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def _new(self) -> ProcessPoolExecutor:
-        # Fork where it is safe and cheap; the parent holds no threads of OpenCV or BLAS at this point.
-        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        return ProcessPoolExecutor(self._workers, context, initializer=_start, initargs=(self._job, os.getpid()))
-
-    def submit(self, chunk: Sequence[Source]) -> Future[list[Done]]:
-        """Hand out a chunk, to new processes when the old ones have died. Ctrl-C waits until they are set up."""
-        with _without_interrupts():
-            try:
-                return self._pool.submit(_process, chunk)
-            except BrokenProcessPool:
-                self._pool.shutdown(wait=True)
-                self._pool = self._new()
-                return self._pool.submit(_process, chunk)
+                line.send([job.process(source) for source in chunk])
+            except EdgekitError as error:
+                line.send(error)
 
 
 @contextlib.contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Block SIGINT: processes started here inherit that until `_start` ignores it, so that none prints a traceback."""
+    """Block SIGINT: processes started here inherit that until `_work` ignores it, so that none prints a traceback."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
