@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from edgekit.measure import latency
+from edgekit.measure import figures, latency
 from edgekit.measure.calibration import Calibration
-from edgekit.measure.drift import Drift, DriftResult
-from edgekit.session import open_session, run
+from edgekit.session import open_session
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from edgekit.measure.drift import DriftResult
     from edgekit.session import Feed
 
 LATENCY_FEEDS = 8
@@ -51,7 +51,7 @@ class Bench:
 
     def drift(self, before: ModelProto, after: ModelProto) -> DriftResult:
         """Compare outputs on the held-back inputs."""
-        return compare_outputs(
+        return figures.compare_outputs(
             open_session(before, threads=self.cores), open_session(after, threads=self.cores), self.choose
         )
 
@@ -68,11 +68,3 @@ class Bench:
     def decide(self, text: str) -> None:
         """Keep what an automatic step chose, in a few words, for the report's first line."""
         self.decisions.append(text)
-
-
-def compare_outputs(before: object, after: object, feeds: Calibration) -> DriftResult:
-    """Run two sessions over the same feeds and compare what they answer."""
-    drift = Drift()
-    for feed in feeds:
-        drift.add(run(before, feed), run(after, feed))
-    return drift.result()

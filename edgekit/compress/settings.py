@@ -15,6 +15,22 @@ class compress(Spec):
     only: tuple[str, ...] = option((), help="touch only these nodes: a name, an operator type, a glob", panel="Recipe")
     exclude: tuple[str, ...] = option((), help="leave these nodes alone, written likewise", panel="Recipe")
     seed: int = option(0, help="seed of every random choice", ge=0, panel="Recipe")
+    isa: str = option(
+        "auto",
+        help="the CPU the model is for; portable is right on all, auto is this one",
+        choices=("auto", "vnni", "avx2", "arm", "portable"),
+        panel="Recipe",
+    )
+    recipe: str | None = option(
+        None, help="replay the choices of an earlier --report x.json", metavar="FILE", path=True, panel="Recipe"
+    )
+    max_drop: float | None = option(
+        None, help="largest loss of score or agreement to accept: 0.01", ge=0, le=1, panel="Budget"
+    )
+    max_ms: float | None = option(None, help="longest latency to accept, in milliseconds", ge=0.001, panel="Budget")
+    max_mb: float | None = option(None, help="largest file to accept, in megabytes", ge=0.001, panel="Budget")
+    search_seconds: float = option(60.0, help="longest time to try candidates", ge=1, le=3600, panel="Budget")
+    max_memory: float = option(512.0, help="memory that calibration may hold, in megabytes", ge=16, panel="Budget")
     data: str | None = option(None, help="pictures to report on, labelled by folder or not", metavar="DIR", path=True)
     calib: str | None = option(None, help="pictures to calibrate on", metavar="DIR", path=True)
     feeds: str | None = option(None, help="model inputs ready-made, instead of pictures", metavar="NPZ", path=True)
@@ -54,8 +70,9 @@ class compress(Spec):
     )
     strict: bool = option(False, help="judge gates on the bad end of the interval", panel="Report")
     report: tuple[str, ...] = option(
-        (), help="write the report too: x.json or x.md", metavar="FILE", path=True, panel="Report"
+        (), help="write the report too: x.json, x.md or x.html", metavar="FILE", path=True, panel="Report"
     )
+    explain: bool = option(False, help="say of every node what it runs in, why, and what it costs", panel="Report")
     seconds: float = option(10.0, help="longest time to measure latency", ge=0.5, le=3600, panel="Report")
     threads: int = option(1, help="threads the model runs with", ge=1, le=256, panel="Report")
     force: bool = option(False, help="replace an output that edgekit made")

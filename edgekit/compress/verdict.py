@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import files, graph
 from edgekit.errors import EdgekitError
-from edgekit.measure import accuracy, detect, evaluate, latency, machine, memory, nodes, size
+from edgekit.measure import accuracy, evaluate, figures, machine, nodes
 from edgekit.report import report as plain
-from edgekit.session import open_session
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -48,35 +47,30 @@ def measure(
     settings = job.settings
     feeds = bench.latency_feeds()
     say("measuring latency")
-    speed = latency.compare(
-        latency.session_runner(job.model, feeds, settings.threads),
-        latency.session_runner(candidate, feeds, settings.threads),
-        seconds=settings.seconds,
-        seed=settings.seed,
-        threads=settings.threads,
+    speed = figures.speed(
+        job.model, candidate, feeds, seconds=settings.seconds, seed=settings.seed, threads=settings.threads
     )
-    loads = latency.load_times(
-        lambda: open_session(job.model, threads=settings.threads),
-        lambda: open_session(candidate, threads=settings.threads),
-    )
+    load = figures.load(job.model, candidate, settings.threads)
     say("measuring memory")
-    peaks = [memory.peak_memory(path, feeds[:2], settings.threads) for path in (job.model, candidate)]
+    peaks = figures.peaks(job.model, candidate, feeds[:2], settings.threads)
     say("comparing outputs")
-    score, drift = _outputs(job, candidate, material, bench)
+    answers = figures.outputs(job.model, candidate, material, bench.cores)
+    if answers.unreadable:
+        bench.note(f"{answers.unreadable} of the pictures to report on cannot be read and were passed over")
     sections: dict[str, Any] = {
-        "size": _size(job.model, candidate),
-        "latency": _latency(speed),
-        "accuracy": score,
-        "drift": drift,
-        "load": plain.Pair(loads.before_ms, loads.after_ms),
-        "memory": plain.Pair(peaks[0].above_runtime, peaks[1].above_runtime) if peaks[0] and peaks[1] else None,
+        "size": figures.size(job.model, candidate),
+        "latency": speed,
+        "accuracy": answers.accuracy,
+        "drift": answers.drift,
+        "load": load,
+        "memory": peaks,
     }
     gates = tuple(plain.judge(rule, sections, strict=settings.strict) for rule in job.rules)
     passed = all(gate.passed for gate in gates)
     from edgekit.compress.run import rejected
 
     out = job.out if passed else rejected(job.out)
-    census = nodes.census(graph.load(candidate))
+    census, here = nodes.census(graph.load(candidate)), machine.describe()
     return plain.Report(
         headline=headline(job, out, bench, sections),
         model={
@@ -99,80 +93,12 @@ def measure(
             "digest": material.calibrate.digest,
             "origin": material.calibrate.origin,
         },
-        machine={"sentence": _machine(machine.describe(), settings.threads), **machine.describe().to_dict()},
+        machine={"sentence": figures.machine_sentence(here, settings.threads), **here.to_dict()},
         python=_python(graph.load(job.model), out, material),
         gates=gates,
         seconds=round(time.monotonic() - started, 3),
         **sections,
     )
-
-
-def _size(before: Path, after: Path) -> plain.Size:
-    old, new = size.file_bytes(before), size.file_bytes(after)
-    zipped_old, zipped_new = size.zipped_bytes(before), size.zipped_bytes(after)
-    return plain.Size(old, new, new / old, zipped_old, zipped_new, zipped_new / zipped_old)
-
-
-def _latency(speed: latency.Comparison) -> plain.Latency:
-    return plain.Latency(
-        before=speed.before.median_ms,
-        after=speed.after.median_ms,
-        before_p90=speed.before.p90_ms,
-        after_p90=speed.after.p90_ms,
-        speedup=speed.speedup,
-        low=speed.low,
-        high=speed.high,
-        verdict=speed.verdict,
-        runs=speed.before.runs + speed.after.runs,
-        threads=speed.threads,
-        ratio_of=speed.ratio_of,
-    )
-
-
-def _outputs(job: Job, candidate: Path, material: Material, bench: Bench) -> tuple[plain.Accuracy | None, plain.Drift]:
-    before, after = (open_session(path, threads=bench.cores) for path in (job.model, candidate))
-    if material.pictures and material.decision is not None:
-        answers = evaluate.evaluate(
-            before, after, material.pictures, material.decision, material.labelled, material.objects
-        )
-        if answers.unreadable:
-            bench.note(f"{answers.unreadable} of the pictures to report on cannot be read and were passed over")
-        return _accuracy(answers), _drift(answers.drift, "pictures")
-    from edgekit.compress.bench import compare_outputs
-
-    kind = "ready-made inputs" if material.report.origin == "feeds" else "synthetic pictures"
-    return None, _drift(compare_outputs(before, after, material.report), kind)
-
-
-def _drift(drift: Any, on: str) -> plain.Drift:
-    return plain.Drift(drift.sqnr_db, drift.cosine, drift.agreement, drift.n, on)
-
-
-def _accuracy(answers: evaluate.Evaluation) -> plain.Accuracy | None:
-    if answers.classified is not None:
-        before, after = (tally.result() for tally in answers.classified)
-        delta = accuracy.paired(answers.classified[0].correct, answers.classified[1].correct)
-        values = plain.Accuracy("top-1", before.top1, after.top1, delta.drop, delta.low, delta.high, delta.n)
-        if before.top5 is None or after.top5 is None:
-            return values
-        drop5 = before.top5 - after.top5
-        return replace(values, top5_before=before.top5, top5_after=after.top5, top5_drop=drop5)
-    if answers.detected is not None:
-        old, new = (tally.result() for tally in answers.detected)
-        found = detect.paired(*answers.detected)
-        return plain.Accuracy(
-            "mAP",
-            old.map,
-            new.map,
-            found.drop,
-            found.low,
-            found.high,
-            found.n,
-            map50_before=old.map50,
-            map50_after=new.map50,
-            map50_drop=found.drop50,
-        )
-    return None
 
 
 def headline(job: Job, out: Path, bench: Bench, sections: dict[str, Any]) -> str:
@@ -217,14 +143,6 @@ def _did(census: nodes.Census) -> str:
         kinds = ", ".join(f"{len(names)} {kind}" for kind, names in census.float_names.items())
         text += f", {census.float} in float ({kinds})"
     return text
-
-
-def _machine(here: machine.Machine, threads: int) -> str:
-    versions = here.versions
-    return (
-        f"{here.cpu}, int8 instructions: {here.int8}, {threads} of {here.usable} threads, "
-        f"onnxruntime {versions.get('onnxruntime', '?')}" + (f", load {here.load:.1f}" if here.load is not None else "")
-    )
 
 
 def _python(model: ModelProto, out: Path, material: Material) -> str:

@@ -89,6 +89,80 @@ class Drift:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """How one class fares: right and wrong answers, one class against the rest; shares are 0..1, None where 0 / 0."""
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """One class of a labelled report: `n` pictures (or objects) of it, before and after."""
+
+    name: str
+    n: int
+    before: Counts
+    after: Counts
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One node as onnxruntime runs it: what it runs in, its share of the time, and the noise it is reached by.
+
+    `share`: 0..1 of the time of all nodes. `sqnr_db`: of its output against the original's; None where the original has
+    no such value. `why`: why it runs in what it runs in. `mend`: what would make it cheaper; "" for nothing.
+    """
+
+    name: str
+    type: str
+    int8: bool
+    ms: float
+    share: float
+    sqnr_db: float | None = None
+    why: str = ""
+    mend: str = ""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model that the search measured, on the pictures it chooses by.
+
+    `drop`: of the score against labels where there are any, else of the agreement with the original, 0..1; None where
+    neither exists. `within`: inside the budgets. `pareto`: no other is better in speed, size and nearness together.
+    Speed is None for what was too far off to be timed.
+    """
+
+    name: str
+    speedup: float | None
+    low: float | None
+    high: float | None
+    bytes: int
+    sqnr_db: float
+    drop: float | None
+    within: bool
+    pareto: bool
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What the model scores on another kind of CPU, emulated on `n` pictures: `figure` is what `metric` says."""
+
+    isa: str
+    metric: str
+    here: float
+    there: float
+    n: int
+    sentence: str
+
+
+@dataclass(frozen=True)
 class Gate:
     """One rule, the value it was judged on and whether it holds."""
 
@@ -120,6 +194,14 @@ class Report:
     gates: tuple[Gate, ...] = ()
     seconds: float = 0.0
     headline: str = ""
+    classes: tuple[ClassFigures, ...] = ()
+    # Rows: the label; columns: the answer of the finished model. In the order of `classes`.
+    confusion: tuple[tuple[int, ...], ...] = ()
+    # Counts of single runs, before and after, between the edges (milliseconds).
+    distribution: Mapping[str, Any] | None = None
+    layers: tuple[Layer, ...] = ()
+    search: tuple[Candidate, ...] = ()
+    elsewhere: Elsewhere | None = None
 
     @property
     def passed(self) -> bool:
