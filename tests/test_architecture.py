@@ -70,7 +70,7 @@ def test_the_two_verbs_never_meet(path):
 def test_heavy_libraries_come_through_lazy(path):
     if room(path) == "lazy.py":
         return
-    allowed = {"compress/quantize/int8.py": {"onnxruntime"}}.get(room(path), set())
+    allowed = {"compress/quantize/qdq.py": {"onnxruntime"}}.get(room(path), set())
     tree = ast.parse(path.read_text())
     skipped = under_type_checking(path)
     top = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom)) and n.lineno not in skipped]
@@ -100,7 +100,7 @@ def test_one_owner_each(path):
     assert not {"cv2.imread", "cv2.imwrite"} & set(calls(path))
     if name not in ("config.py", "lazy.py"):
         assert "os.environ" not in text and "getenv" not in text
-    if name != "compress/quantize/int8.py":
+    if name != "compress/quantize/qdq.py":
         assert not any(module.startswith("onnxruntime.quantization") for module in imports(path))
     if name != "graph.py":
         assert "onnx.load" not in text and "onnx.save" not in text
@@ -114,7 +114,7 @@ def test_ops_and_methods_are_pure(path):
     if not (room(path).startswith(pure) or room(path).startswith(("compress/quantize", "compress/prune"))):
         return
     banned = {"os", "time", "random", "datetime", "pathlib", "subprocess"}
-    allowed = {"compress/quantize/int8.py": {"os", "pathlib"}}.get(room(path), set())
+    allowed = {"compress/quantize/qdq.py": {"os", "pathlib"}}.get(room(path), set())
     assert not ({name.split(".")[0] for name in imports(path)} & banned) - allowed
     assert "np.random.seed" not in path.read_text()
 

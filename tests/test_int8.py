@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from edgekit import graph
 from edgekit.compress.method import STEPS
 from edgekit.compress.quantize import choice, scope, sensitivity
-from edgekit.compress.quantize.int8 import scale_and_zero
+from edgekit.compress.quantize.qdq import scale_and_zero
 from edgekit.compress.quantize.target import target
 from edgekit.compress.simplify import same_outputs, simplify
 from edgekit.errors import EdgekitError

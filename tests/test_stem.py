@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgekit.compress.method import STEPS
-from edgekit.compress.quantize import int8, stem
+from edgekit.compress.quantize import qdq, stem
 from edgekit.session import open_session, run
 from nets import Bench, Net
 
@@ -65,7 +65,7 @@ def test_the_model_answers_the_same_to_the_bit(monkeypatch, channels, size, taps
     bench = Bench(model)
     monkeypatch.setattr(bench, "feeds", lambda samples: iter(fed))
     made = STEPS.parse("static").apply(model, bench)
-    monkeypatch.setattr(int8, "rearrange_stems", lambda model: None)
+    monkeypatch.setattr(qdq, "rearrange_stems", lambda model: None)
     plain = STEPS.parse("static").apply(model, bench)
     kinds = {node.op_type for node in made.graph.node} - {node.op_type for node in plain.graph.node}
     assert (expected in kinds) if expected else not kinds

@@ -8,6 +8,8 @@ from edgekit import graph
 from edgekit.lazy import onnx
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from onnx import ModelProto, NodeProto
 
 # They carry the work; the others only join them.
@@ -138,7 +140,7 @@ def data_inputs(node: NodeProto) -> list[str]:
     return [node.input[0]]
 
 
-def float_results(model: ModelProto, nodes: list[NodeProto]) -> set[str]:
+def float_results(model: ModelProto, nodes: Sequence[NodeProto]) -> set[str]:
     """Give the outputs of matrix products that nothing in 8 bits reads: they are better left in float."""
     readers = graph.consumers(model)
     names = {node.name for node in nodes}
