@@ -672,3 +672,12 @@ def test_a_lab_tiff_looks_like_its_original():
     lab = decode((NASTY / "hopper.Lab.tif").read_bytes()).pixels.astype(int)
     colour = decode((NASTY / "hopper.tif").read_bytes()).pixels.astype(int)
     assert np.abs(lab - colour).mean() < 8
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_odd_rows_of_a_sun_raster_are_padded_with_zeros(channels):
+    pixels = np.full((4, 5, channels), 200, np.uint8)
+    data = encode(pixels, "sunras")
+    row = 5 * channels
+    body = np.frombuffer(data[-4 * (row + 1) :], np.uint8).reshape(4, row + 1)
+    assert not body[:, -1].any() and (body[:, :-1] == 200).all()

@@ -120,7 +120,19 @@ def encode(
         height, width = pixels.shape[:2]
         raise EdgekitError(f"a picture of {width}x{height} pixels does not fit {_name(format)}", "use png")
     encoded: bytes = data.tobytes()
+    if format == "sunras":
+        encoded = _with_zero_padding(encoded, pixels.shape[1] * channels)
     return _with_grey_ramp(encoded) if (format, channels) == ("sunras", 1) else encoded
+
+
+def _with_zero_padding(encoded: bytes, row: int) -> bytes:
+    """Zero the byte that pads odd rows of a Sun raster: OpenCV writes whatever was in memory."""
+    if row % 2 == 0:
+        return encoded
+    padded = bytearray(encoded)
+    first = 32 + int.from_bytes(encoded[28:32], "big") + row
+    padded[first :: row + 1] = bytes(len(range(first, len(padded), row + 1)))
+    return bytes(padded)
 
 
 def output_format(header: Header, suffix: str) -> tuple[str, str, str | None]:
