@@ -1,10 +1,11 @@
 # Targets for people and CI. `make` alone explains them.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long lint format tables readme bench-compress bench-latency clean
+.PHONY: help venv demo test test-long lint format tables readme bench-compress bench-calibration bench-latency clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NNCF := $(VENV)/nncf
 FASHION := sample_data/fashion
 
 help:  ## explain the targets
@@ -48,8 +49,16 @@ tables: $(VENV)/.test  ## make the README's tables of ops and steps anew
 readme: tables  ## run the README's console blocks and put what they print below them
 	$(BIN)/python benchmarks/readme.py console
 
-bench-compress: $(VENV)/.test  ## compare with onnxruntime's own quantisation: make bench-compress ASSETS=folder
-	$(BIN)/python benchmarks/compress.py $(ASSETS)
+$(NNCF)/.made: pyproject.toml
+	$(PYTHON) -m venv $(NNCF)
+	$(NNCF)/bin/python -m pip install --quiet --disable-pip-version-check '.[bench]'
+	touch $(NNCF)/.made
+
+bench-compress: $(VENV)/.test $(NNCF)/.made  ## compare with onnxruntime's own and NNCF: make bench-compress ASSETS=folder
+	$(BIN)/python benchmarks/compress.py $(ASSETS) --nncf-python $(NNCF)/bin/python $(if $(ONLY),--only $(ONLY))
+
+bench-calibration: $(VENV)/.test  ## what calibration costs, beside onnxruntime's: make bench-calibration ASSETS=folder
+	$(BIN)/python benchmarks/calibration.py $(ASSETS)
 
 bench-latency: $(VENV)/.test  ## A/A runs and 10% slower models: make bench-latency MODELS="a.onnx b.onnx"
 	$(BIN)/python benchmarks/latency_aa.py $(MODELS)

@@ -72,6 +72,22 @@ def load(path: str | None, *, search: bool = True, start: Path | None = None) ->
     return Loaded()
 
 
+def cache_folder() -> Path | None:
+    """Give the folder that computed things are kept in: $EDGEKIT_CACHE (`off`: none), else the user's cache folder."""
+    given = os.environ.get(f"{PREFIX}CACHE", "")
+    if given.lower() == "off":
+        return None
+    if given:
+        return Path(given)
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    if home and Path(home).is_absolute():  # the XDG base directory specification: relative ones are to be ignored
+        return Path(home) / "edgekit"
+    try:
+        return Path.home() / ".cache" / "edgekit"
+    except RuntimeError:  # nobody's home
+        return None
+
+
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()

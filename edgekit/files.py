@@ -95,6 +95,33 @@ def write(path: Path, data: bytes | str) -> None:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+def keep(path: Path, data: bytes, largest: int) -> None:
+    """Write a file of a cache where that can be done; its oldest siblings go while all are over `largest` bytes."""
+    with contextlib.suppress(OSError, WriteError):
+        if len(data) <= largest:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path, data)
+            _evict(path.parent, path.suffix, largest)
+
+
+def _evict(folder: Path, suffix: str, largest: int) -> None:
+    # What a killed run left half written counts too; anything else in the folder is not the cache's.
+    own = (path for path in folder.iterdir() if suffix in path.name and path.suffix in (suffix, ".partial"))
+    entries = [(path.stat(), path) for path in own]
+    entries.sort(key=lambda entry: (entry[0].st_mtime_ns, entry[1].name), reverse=True)
+    held = 0
+    for status, path in entries:
+        held += status.st_size
+        if held > largest:
+            path.unlink(missing_ok=True)
+
+
+def touch(path: Path) -> None:
+    """Mark a file as used now, where that can be done."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
+
+
 def write_failed(path: Path, error: OSError) -> NoReturn:
     """Turn a failed write into one sentence and a way out."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

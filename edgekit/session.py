@@ -22,22 +22,29 @@ def open_session(
     threads: int = 1,
     optimized: bool = True,
     optimized_to: Path | None = None,
+    profile_to: Path | None = None,
+    memory_pattern: bool = True,
 ) -> Any:
     """Open `model` (proto, bytes or path) on the local CPU.
 
     `threads` is the number of intra-op threads; inter-op is always 1 and spinning is off, so that two sessions in one
-    process do not disturb each other. `optimized_to` is where to write the graph as onnxruntime rewrote it. Raises
-    EdgekitError when onnxruntime refuses the model.
+    process do not disturb each other. `optimized_to` is where to write the graph as onnxruntime rewrote it,
+    `profile_to` the beginning of the path of its profile. `memory_pattern` plans one block for all values, which does
+    not pay where most of them are given out. Raises EdgekitError when onnxruntime refuses the model.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_mem_pattern = memory_pattern
     if not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if optimized_to is not None:
         options.optimized_model_filepath = str(optimized_to)
+    if profile_to is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_to)
     source: Any = model
     if isinstance(model, onnx.ModelProto):
         source = model.SerializeToString()

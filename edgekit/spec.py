@@ -60,6 +60,12 @@ def option(default: Any = dataclasses.MISSING, *, help: str, **bounds: Any) -> A
     return dataclasses.field(default=default, kw_only=True, metadata=metadata)
 
 
+def same(other: type[Spec], name: str) -> Any:
+    """Declare a field that another Spec has too, so that default, help and bounds stand once."""
+    field = next(field for field in other.options() if field.name == name)
+    return dataclasses.field(default=field.default, kw_only=True, metadata={"bounds": field.bounds})
+
+
 @dataclass(frozen=True)
 class Field:
     """One field of a Spec, ready to be shown, parsed and checked."""

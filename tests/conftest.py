@@ -34,7 +34,8 @@ def edgekit(tmp_path):
     """Run `edgekit ...` in its own process, in a folder without configuration."""
 
     def run(*arguments, cwd=tmp_path, env=None, timeout=300, **options):
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("EDGEKIT_")} | (env or {})
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("EDGEKIT_")}
+        clean |= {"EDGEKIT_CACHE": "off"} | (env or {})
         command = [sys.executable, "-m", "edgekit", *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, cwd=cwd, env=clean, timeout=timeout, **options)
         return Ran(

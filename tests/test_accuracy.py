@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.errors import EdgekitError
-from edgekit.measure.accuracy import NO_ANSWER, Tally, mcnemar, paired, wilson
+from edgekit.measure.accuracy import NO_ANSWER, Tally, by_class, confusions, mcnemar, paired, wilson
 
 
 def tally(outputs, labels, batch=1000):
@@ -121,6 +121,46 @@ def test_changing_classes_are_refused():
         result.add(np.eye(5), [0, 1, 2, 3, 4])
 
 
+@pytest.mark.parametrize("classes", [1, 2, 3, 12])
+def test_the_figures_of_each_class_are_those_counted_one_by_one(classes):
+    rng = np.random.default_rng(classes)
+    width = max(2, classes)
+    labels = rng.integers(width, size=90)
+    scores = [rng.normal(size=(90, classes)) for _ in range(2)]
+    scores[1][7] = np.nan
+    tallies = [tally(each, labels, 16) for each in scores]
+    answers = []
+    for each in scores:
+        best = (each[:, 0] > 0).astype(int) if classes == 1 else np.nan_to_num(each).argmax(axis=1)
+        answers.append([NO_ANSWER if np.isnan(row).any() else int(one) for row, one in zip(each, best, strict=True)])
+    for number, one in enumerate(by_class(*tallies, [f"c{i}" for i in range(width - 1)])):
+        assert one.name == (f"c{number}" if number < width - 1 else str(number))
+        assert one.n == sum(label == number for label in labels)
+        for found, counts in zip(answers, (one.before, one.after), strict=True):
+            pairs = list(zip(labels == number, np.array(found) == number, strict=True))
+            assert counts.tp == pairs.count((True, True))
+            assert counts.fp == pairs.count((False, True))
+            assert counts.fn == pairs.count((True, False))
+            assert counts.tn == pairs.count((False, False))
+        own = [(b == number, a == number) for label, b, a in zip(labels, *answers, strict=True) if label == number]
+        assert (one.lost, one.gained) == (own.count((True, False)), own.count((False, True)))
+        assert one.p_value == mcnemar(one.lost, one.gained)
+
+
+def test_confusions_of_both_models_stand_side_by_side():
+    before = tally(np.eye(3)[[0, 1, 1, 2]], [0, 0, 1, 2])
+    scores = np.eye(3)[[0, 0, 2, 2]]
+    scores[3, 0] = np.nan
+    after = tally(scores, [0, 0, 1, 2])
+    cells = [(one.label, one.answer, one.before, one.after) for one in confusions(before, after)]
+    assert cells == [(0, 0, 1, 2), (0, 1, 1, 0), (1, 1, 1, 0), (1, 2, 0, 1), (2, 2, 1, 0), (2, None, 0, 1)]
+
+
+def test_nothing_was_added():
+    assert by_class(Tally(), Tally(), ()) == ()
+    assert confusions(Tally(), Tally()) == ()
+
+
 def test_wilson_by_published_values():
     # Newcombe 1998, Stat. Med. 17:857, table I.
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
@@ -164,6 +204,7 @@ def test_paired_refuses_other_pictures():
         paired([], [])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
 def test_paired_is_antisymmetric_and_holds_its_estimate(flags):
     before, after = zip(*flags, strict=True)

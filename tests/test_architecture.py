@@ -127,7 +127,7 @@ def test_modules_keep_to_one_job(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=room)
 def test_broad_excepts_are_few(path):
-    allowed = {"cli/app.py": 1, "augment/pool.py": 1, "session.py": 2}
+    allowed = {"cli/app.py": 1, "augment/pool.py": 1, "session.py": 2, "measure/metric.py": 1}
     handlers = [node for node in nodes(path) if isinstance(node, ast.ExceptHandler)]
     broad = [h for h in handlers if h.type is None or ast.unparse(h.type) in ("Exception", "BaseException")]
     assert len(broad) <= allowed.get(room(path), 0)

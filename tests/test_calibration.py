@@ -1,6 +1,7 @@
 """Which input takes pictures, and the streams that feed it: pictures, synthetic ones, arrays."""
 
 import itertools
+import os
 import tracemalloc
 
 import numpy as np
@@ -11,9 +12,10 @@ from edgekit.data.folder import scan
 from edgekit.errors import EdgekitError
 from edgekit.graph import Input
 from edgekit.measure import synthetic
-from edgekit.measure.calibration import from_feeds, from_pictures, from_synthetic, picture_input
+from edgekit.measure.calibration import from_pictures, from_synthetic, picture_input
 from edgekit.measure.infer import Decision
 from edgekit.measure.preprocess import Preprocess, preset
+from edgekit.measure.readymade import from_feeds
 
 
 def decision(*members, batch=1):
@@ -225,6 +227,122 @@ def test_parts_of_a_stream_share_nothing(tmp_path):
     assert one.digest != two.digest
     pairs = itertools.product(one, two)
     assert not any((a["image"] == b["image"]).all() for a, b in pairs)
+
+
+# A folder of ready-made inputs.
+
+SEQUENCE = [Input("tokens", "int64", ("N", "L")), Input("mask", "float32", ("N", "L"))]
+
+
+def sequences(root, lengths=(3, 5, 1), **more):
+    root.mkdir()
+    for number, length in enumerate(lengths):
+        tokens = np.full((1, length), number, np.int64)
+        np.savez(root / f"{9 - number}.npz", tokens=tokens, mask=np.ones((1, length), np.float32), **more)
+    return root
+
+
+def test_a_folder_is_streamed_by_name_whatever_the_lengths(tmp_path):
+    root = sequences(tmp_path / "samples")
+    (root / "notes.txt").write_text("not a sample")
+    stream = from_feeds(root, SEQUENCE)
+    for _ in range(2):
+        fed = list(stream)
+        assert stream.count == len(fed) == 3
+        assert [feed["tokens"].shape for feed in fed] == [(1, 1), (1, 5), (1, 3)]
+        assert [int(feed["tokens"][0, 0]) for feed in fed] == [2, 1, 0]
+
+
+def test_files_of_a_folder_hold_one_sample_or_several(tmp_path):
+    values = images(6)
+    for number, part in enumerate((values[:1], values[1:5], values[5:])):
+        np.savez(tmp_path / f"{number}.npz", image=part)
+    stream = from_feeds(tmp_path, [PICTURE])
+    assert stream.count == 6
+    assert (np.concatenate([feed["image"] for feed in stream]) == values).all()
+    batches = from_feeds(arrays(tmp_path / "batch.npz", image=values), [Input("image", "float32", (2, 3, 8, 8))])
+    assert [feed["image"].shape[0] for feed in batches] == [2, 2, 2]
+
+
+def test_digests_of_folders_tell_contents_apart(tmp_path):
+    one = from_feeds(sequences(tmp_path / "one"), SEQUENCE).digest
+    assert from_feeds(sequences(tmp_path / "two"), SEQUENCE).digest == one
+    assert from_feeds(sequences(tmp_path / "three", (3, 5, 2)), SEQUENCE).digest != one
+    assert from_feeds(sequences(tmp_path / "four", (3, 5)), SEQUENCE).digest != one
+
+
+def test_one_sample_of_a_folder_is_in_memory_at_a_time(tmp_path):
+    def peak(count):
+        for number in range(count):
+            np.savez(tmp_path / f"{number}.npz", image=np.ones((1, 3, 128, 128), np.float32))
+        stream = from_feeds(tmp_path, [Input("image", "float32", (None, 3, 128, 128))])
+        tracemalloc.start()
+        for _ in stream:
+            pass
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(2)
+    assert peak(60) < peak(10) + 100_000
+
+
+def test_other_arrays_lie_beside_the_inputs(tmp_path):
+    root = tmp_path / "samples"
+    root.mkdir()
+    np.savez(root / "a.npz", image=images(3), target=np.arange(3), scale=np.float32(7))
+    np.savez(root / "b.npz", image=images(1), target=np.arange(5))
+    with pytest.raises(EdgekitError, match="has no input target, scale") as caught:
+        from_feeds(root, [PICTURE])
+    assert "--metric" in caught.value.hint
+    stream = from_feeds(root, [PICTURE], others=True)
+    assert all(list(feed) == ["image"] for feed in stream)
+    beside = list(stream.beside())
+    assert [(one.path.name, one.number) for one in beside] == [("a.npz", 0), ("a.npz", 1), ("a.npz", 2), ("b.npz", 0)]
+    assert [one.arrays["target"].tolist() for one in beside] == [0, 1, 2, [0, 1, 2, 3, 4]]
+    assert beside[1].arrays["scale"] == 7 and list(beside[3].arrays) == ["target"]
+    part = stream.part((1,), 2)
+    assert [one.number for one in part.beside()] == [1, 0] and len(list(part)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "says"),
+    [
+        ("mask", {"tokens": np.ones((1, 3), np.int64)}, "no array for the input mask"),
+        ("dtype", {"tokens": np.ones((1, 3)), "mask": np.ones((1, 3), np.float32)}, "tokens is float64"),
+        (
+            "shape",
+            {"tokens": np.ones((1, 3, 3, 3), np.int64), "mask": np.ones((1, 3), np.float32)},
+            "the shape 1x3x3x3",
+        ),
+        (
+            "extra",
+            {"tokens": np.ones((1, 3), np.int64), "mask": np.ones((1, 3), np.float32), "x": np.ones(1)},
+            "no input x",
+        ),
+    ],
+)
+def test_the_file_of_a_folder_that_does_not_fit_is_named(tmp_path, name, values, says):
+    root = sequences(tmp_path / "samples")
+    np.savez(root / f"{name}.npz", **values)
+    with pytest.raises(EdgekitError) as caught:
+        from_feeds(root, SEQUENCE)
+    assert f"{name}.npz" in caught.value.message and says in caught.value.message
+    (root / f"{name}.npz").write_bytes(b"no zip")
+    with pytest.raises(EdgekitError, match=f"{name}.npz: not an .npz file"):
+        from_feeds(root, SEQUENCE)
+
+
+def test_folders_without_samples_and_pipes_are_told(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EdgekitError, match=r"no \.npz file in it"):
+        from_feeds(tmp_path / "empty", SEQUENCE)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "empty" / "pipe.npz")
+        with pytest.raises(EdgekitError, match=r"no \.npz file in it"):
+            from_feeds(tmp_path / "empty", SEQUENCE)
+        with pytest.raises(EdgekitError, match="not a regular file"):
+            from_feeds(tmp_path / "empty" / "pipe.npz", SEQUENCE)
 
 
 # The picture input.

@@ -373,3 +373,48 @@ def test_a_report_never_replaces_the_model(edgekit, model, tmp_path):
     done = edgekit("compress", "m.onnx", "--fp16", *QUICK, "--out", "x.json", "--report", "./x.json")
     assert (done.code, "something else is to be written there" in done.err) == (2, True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx"]
+
+
+def test_a_recipe_makes_the_same_model_without_measuring(edgekit, model, tmp_path):
+    pictures = ("--calib", TRAIN, "--data", VAL, *QUICK)
+    first = edgekit("compress", "m.onnx", "--int8", "--search-seconds", "2", *pictures, "--report", "r.json")
+    assert first.code == 0, first.err
+    made = (tmp_path / "m.int8.onnx").read_bytes()
+    for out in ("a.onnx", "b.onnx"):
+        done = edgekit("compress", "m.onnx", "--recipe", "r.json", "--out", out, *pictures, "--json")
+        assert done.code == 0, done.err
+        assert (tmp_path / out).read_bytes() == made
+    assert "replayed" in done.json["headline"] and done.json["search"] == []
+    assert done.json["recipe"] == json.loads((tmp_path / "r.json").read_text())["recipe"]
+    again = edgekit("compress", "m.onnx", "--recipe", "r.json", "--out", "a.onnx", *pictures)
+    assert again.code == 0 and "up to date" in again.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "none.json"], "none.json: No such file"),
+        (["--recipe", "broken.json"], "not a report of edgekit compress"),
+        (["--recipe", "other.json"], "not a report of edgekit compress"),
+        (["--recipe", "other.json", "--int8"], "has steps of its own"),
+        (["--recipe", "other.json", "--seed", "3"], "has --seed of its own"),
+    ],
+)
+def test_recipes_that_cannot_be_replayed(edgekit, model, tmp_path, arguments, message):
+    (tmp_path / "broken.json").write_bytes(b"\xff{")
+    (tmp_path / "other.json").write_text('{"schema": "edgekit.report/1", "recipe": {"steps": ["int8"]}}')
+    done = edgekit("compress", "m.onnx", *arguments)
+    assert done.code == 2 and message in done.err and len(done.err.splitlines()) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["broken.json", "m.onnx", "other.json"]
+
+
+def test_budgets_guide_the_choice_and_are_gates(edgekit, model, tmp_path):
+    tight = ("--max-mb", "0.001", "--max-drop", "0.5", "--search-seconds", "1")
+    done = edgekit("compress", "m.onnx", "--int8", "--calib", TRAIN, "--data", VAL, *tight, *QUICK, "--json")
+    assert done.code == 1, done.err
+    assert [gate["rule"] for gate in done.json["gates"]] == ["accuracy.drop<=0.5", "size.after<=1000"]
+    assert (tmp_path / "m.int8.rejected.onnx").exists() and not (tmp_path / "m.int8.onnx").exists()
+    assert any("no candidate" in note for note in done.json["notes"])
+    wide = ("--max-ms", "1000", "--search-seconds", "1")
+    done = edgekit("compress", "m.onnx", "--int8", "--calib", TRAIN, *wide, *QUICK, "--json")
+    assert done.code == 0 and done.json["gates"][0]["passed"], done.err

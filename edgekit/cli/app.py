@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 from edgekit import __version__
 from edgekit.augment.op import OPS
 from edgekit.augment.settings import augment
+from edgekit.bench.settings import bench, inspect
 from edgekit.cli import listing
 from edgekit.cli.console import Console, failure
 from edgekit.cli.signature import OrderedCommand, Typed, command
@@ -49,6 +50,24 @@ Examples:
   edgekit compress model.onnx --int8 --calib ./train --data ./val --gate 'accuracy.drop<=0.01'
 """
 
+BENCH_EXAMPLES = """
+
+Examples:
+
+  edgekit bench model.onnx model.int8.onnx --data ./val
+
+  edgekit bench model.onnx model.int8.onnx --against report.json
+"""
+
+INSPECT_EXAMPLES = """
+
+Examples:
+
+  edgekit inspect model.onnx
+
+  edgekit inspect model.onnx --top 50 --json
+"""
+
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -74,6 +93,18 @@ def _run_compress(model: str, typed: Typed) -> int:
     from edgekit.cli.compress import run_compress
 
     return run_compress(model, typed)
+
+
+def _run_bench(models: list[str], typed: Typed) -> int:
+    from edgekit.cli.bench import run_bench
+
+    return run_bench(models, typed)
+
+
+def _run_inspect(model: str, typed: Typed) -> int:
+    from edgekit.cli.inspect import run_inspect
+
+    return run_inspect(model, typed)
 
 
 def build() -> typer.Typer:
@@ -104,6 +135,15 @@ def build() -> typer.Typer:
     brief = "a smaller, faster ONNX model, measured against the old one"
     app.command("compress", cls=OrderedCommand, help=compress.help() + COMPRESS_EXAMPLES, short_help=brief)(
         command(compress, STEPS, model, _run_compress)
+    )
+    models = ("models", "the ONNX models; the first is what the others are compared with")
+    brief = "one model measured on this machine, or several side by side"
+    app.command("bench", cls=OrderedCommand, help=bench.help() + BENCH_EXAMPLES, short_help=brief)(
+        command(bench, None, models, _run_bench, many=True)
+    )
+    brief = "what a model is made of, and where its time goes"
+    app.command("inspect", cls=OrderedCommand, help=inspect.help() + INSPECT_EXAMPLES, short_help=brief)(
+        command(inspect, None, model, _run_inspect)
     )
     app.command("ops", short_help="the ops of augment")(listing.ops)
     app.command("steps", short_help="the steps of compress")(listing.steps)

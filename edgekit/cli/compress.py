@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekit import config, files
 from edgekit.cli.console import Console, printable
 from edgekit.compress import run as line
 from edgekit.compress.method import STEPS, Method
+from edgekit.compress.recipe import SETTINGS, Recipe, parse
 from edgekit.compress.settings import compress
 from edgekit.errors import EdgekitError
+from edgekit.report import explain, html, markdown, text
 from edgekit.report import json as as_json
-from edgekit.report import markdown, text
 from edgekit.report.report import parse_gate
 
 if TYPE_CHECKING:
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from edgekit.measure.material import Material
 
 
-RENDERERS = {".json": as_json.render, ".md": markdown.render}
+RENDERERS = {".json": as_json.render, ".md": markdown.render, ".html": html.render}
 
 
 def run_compress(model: str, typed: Typed) -> int:
@@ -36,7 +39,8 @@ def run_compress(model: str, typed: Typed) -> int:
             console.say(f"drew {settings.preview}")
         if settings.dry_run:
             return _dry_run(job, material.sentences, console)
-    result = line.run(job, console.detail if console.verbose else console.say)
+    with console.stages("calibrating") as (say, progress):
+        result = line.run(job, say, progress)
     if result.report is None:
         if console.json:
             console.document({"schema": "edgekit.report/1", "status": "up to date", "out": {"path": str(result.out)}})
@@ -46,6 +50,8 @@ def run_compress(model: str, typed: Typed) -> int:
         files.write(Path(name), RENDERERS[Path(name).suffix](result.report))
     if console.json:
         console.document(result.report.to_dict())
+    if settings.explain:
+        console.answer(explain.render(result.report.layers) + "\n")
     console.answer(text.render(result.report))
     return result.report.exit_code
 
@@ -60,6 +66,10 @@ def effective(model: Path, typed: Typed) -> line.Job:
     settings = resolved.settings
     origin = "" if resolved.origins["steps"] == "command line" else f"{resolved.origins['steps']}: compress.steps"
     steps: tuple[Method, ...] = tuple(STEPS.read(entry, origin) for entry in settings.steps)
+    replay: tuple[Mapping[str, Any], ...] = ()
+    if settings.recipe is not None:
+        recipe = _recipe(settings.recipe, typed)
+        steps, replay, settings = recipe.steps, recipe.decisions, replace(settings, **recipe.settings)
     if not model.is_file():
         what = "is a folder" if model.is_dir() else "no such file"
         raise EdgekitError(f"{model}: {what}", "give an ONNX model, such as model.onnx")
@@ -67,12 +77,29 @@ def effective(model: Path, typed: Typed) -> line.Job:
         raise EdgekitError("no step was given", "add one, such as --int8; `edgekit steps` lists them")
     rules = tuple(parse_gate(gate) for gate in (*config.gates(loaded), *settings.gate))
     labelled = [rule.text for rule in rules if rule.needs_labels]
-    if labelled and settings.data is None:
+    if labelled and settings.data is None and settings.metric is None:
         raise EdgekitError(f"gate {labelled[0]!r} needs labelled pictures", "give them with --data DIR")
     if settings.feeds is not None and (settings.data or settings.calib):
         raise EdgekitError("--feeds and pictures (--data, --calib) exclude each other", "give one or the other")
     out = Path(settings.out) if settings.out is not None else line.default_out(model, steps)
-    return line.Job(model, out, steps, rules, settings)
+    return line.Job(model, out, steps, rules, settings, replay)
+
+
+def _recipe(name: str, typed: Typed) -> Recipe:
+    """Read the recipe to replay; raise EdgekitError when there is none, or something else was typed beside it."""
+    if typed.recipe:
+        raise EdgekitError(f"--recipe {name}: has steps of its own", "leave the steps out, or the recipe")
+    given = [key for key in SETTINGS if typed.values.get(key) not in (None, (), [])]
+    if given:
+        raise EdgekitError(f"--recipe {name}: has --{given[0]} of its own", f"leave --{given[0]} out, or the recipe")
+    try:
+        return parse(Path(name).read_text("utf-8"), name)
+    except OSError as error:
+        raise EdgekitError(f"--recipe {name}: {error.strerror}", "give what --report x.json wrote") from None
+    except UnicodeDecodeError:
+        raise EdgekitError(
+            f"--recipe {name}: not a report of edgekit compress", "give what --report x.json wrote"
+        ) from None
 
 
 def check_reports(job: line.Job) -> None:
@@ -84,12 +111,18 @@ def check_reports(job: line.Job) -> None:
             raise EdgekitError(f"--report {name}: something else is to be written there", "give it another name")
         path = Path(name)
         if path.suffix not in RENDERERS:
-            kinds = " or ".join(RENDERERS)
             raise EdgekitError(
-                f"--report {name}: no renderer for {path.suffix or 'a name without suffix'}", f"use {kinds}"
+                f"--report {name}: no renderer for {path.suffix or 'a name without suffix'}", _suffixes(path.suffix)
             )
         files.require_writable(path.parent)
         files.refuse_existing(path, force=settings.force, what="report")
+
+
+def _suffixes(suffix: str) -> str:
+    """Say which suffixes there are, and which was probably meant."""
+    near = next((kind for kind in RENDERERS if kind[:3] == suffix.lower()[:3]), None)
+    kinds = f"use {' or '.join(RENDERERS)}"
+    return f"did you mean {near}? {kinds}" if near else kinds
 
 
 def draw_preview(material: Material, path: Path, *, force: bool) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from edgekit.errors import EdgekitError
 
+LONG = 16  # steps from which a stage has a bar
 WIDTH = 100  # without a terminal, so that logs are the same everywhere
 
 
@@ -65,6 +66,32 @@ class Console:
                 bar.update(handle, completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
 
             yield update
+
+    @contextmanager
+    def stages(self, task: str) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
+        """Give a way to name stages, one line each, and one to tell how far a long one is.
+
+        On a terminal that draws a bar, which goes when all is done, or at the next stage.
+        """
+        with ExitStack() as bar:
+            updates: list[Callable[[int, int], None]] = []
+
+            def say(text: str) -> None:
+                bar.close()
+                updates.clear()
+                self.say(text)
+
+            def progress(done: int, total: int) -> None:
+                if total < LONG:
+                    return
+                if not updates:
+                    updates.append(bar.enter_context(self.progress(task)))
+                updates[0](done, total)
+                if done >= total:
+                    bar.close()
+                    updates.clear()
+
+            yield say, progress
 
     def failed(self, error: EdgekitError, code: int = 2) -> None:
         """Print an error: what on one line, how on the next; with --json also the document."""

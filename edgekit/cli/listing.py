@@ -10,12 +10,13 @@ import typer
 from edgekit import config as loader
 from edgekit.augment.op import OPS
 from edgekit.augment.settings import augment
+from edgekit.bench.settings import bench, inspect
 from edgekit.cli.console import WIDTH
 from edgekit.compress.method import STEPS
 from edgekit.compress.settings import compress
 from edgekit.spec import Field, Registry, Spec
 
-COMMANDS: dict[str, type[Spec]] = {"augment": augment, "compress": compress}
+COMMANDS: dict[str, type[Spec]] = {"augment": augment, "compress": compress, "bench": bench, "inspect": inspect}
 
 
 def ops(as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False) -> None:

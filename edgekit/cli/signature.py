@@ -61,22 +61,31 @@ class OrderedCommand(TyperCommand):
 
 
 def command(
-    settings: type[Spec], registry: Registry[Any], positional: tuple[str, str], run: Callable[[str, Typed], int]
+    settings: type[Spec],
+    registry: Registry[Any] | None,
+    positional: tuple[str, str],
+    run: Callable[[Any, Typed], int],
+    *,
+    many: bool = False,
 ) -> Callable[..., None]:
     """Make the function whose signature typer reads: positional, the registry's flags, the settings, the common ones.
 
-    `positional` is its name and help. `run` gets its value and what was typed, and gives the exit code.
+    `positional` is its name and help; with `many` it takes one or more values. `run` gets its value (a list with
+    `many`) and what was typed, and gives the exit code.
     """
-    general = f"{registry.kind}s"
-    parameters = [_positional(*positional)]
-    parameters += [_recipe_flag(cls) for cls in registry]
-    parameters += [_setting(f, flag=registry.kind if f.name == general else f.flag) for f in settings.options()]
+    members = tuple(registry or ())
+    general = f"{registry.kind}s" if registry is not None else ""
+    parameters = [_positional(*positional, list[str] if many else str)]
+    parameters += [_recipe_flag(cls) for cls in members]
+    parameters += [_setting(f, flag=f.flag[:-1] if f.name == general else f.flag) for f in settings.options()]
     parameters += [_setting(f, panel="Common") for f in common.options()]
 
     def function(ctx: typer.Context, **given: Any) -> None:
-        names = {cls.spec_name().replace("-", "_"): cls for cls in registry}
+        names = {cls.spec_name().replace("-", "_"): cls for cls in members}
         recipe = _recipe(ctx.meta["edgekit.order"], names, general)
-        values = {f.name: given[f.name] for f in settings.options()} | {general: recipe or None}
+        values = {f.name: given[f.name] for f in settings.options()}
+        if general:
+            values[general] = recipe or None
         chosen = common(**{f.name: _default(given[f.name], f.default) for f in common.options()})
         raise typer.Exit(run(given[positional[0]], Typed(values, recipe, chosen)))
 
@@ -105,8 +114,9 @@ def _recipe(order: Sequence[tuple[str, Any]], names: dict[str, type[Spec]], gene
     return tuple(typed)
 
 
-def _positional(name: str, help: str) -> inspect.Parameter:
-    annotation = Annotated[str, typer.Argument(help=help, metavar=name.upper(), show_default=False)]
+def _positional(name: str, help: str, kind: Any) -> inspect.Parameter:
+    metavar = name.upper() if kind is str else f"{name.upper().removesuffix('S')}..."
+    annotation = Annotated[kind, typer.Argument(help=help, metavar=metavar, show_default=False)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
 
 

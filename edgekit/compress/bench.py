@@ -2,64 +2,165 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from edgekit.measure import figures, latency
+from edgekit import __version__
+from edgekit.cache import Cache
+from edgekit.compress.search import Budget
+from edgekit.lazy import np
+from edgekit.measure import anatomy, latency, machine, nodes, profile
 from edgekit.measure.calibration import Calibration
-from edgekit.session import open_session
+from edgekit.measure.judge import Judge, Judged
+from edgekit.report.report import Candidate
 
 if TYPE_CHECKING:
+    import numpy as np
     from onnx import ModelProto
 
-    from edgekit.measure.drift import DriftResult
+    from edgekit.compress.search import Trial
+    from edgekit.data.folder import Source
+    from edgekit.measure.classes import Classes
+    from edgekit.measure.evaluate import Objects
+    from edgekit.measure.infer import Decision
     from edgekit.session import Feed
 
 LATENCY_FEEDS = 8
-SHORT_SECONDS = 3.0  # of a comparison that only helps to choose
+_UNREADABLE = "unreadable pictures"
+# A comparison that only helps to choose takes this share of the time for choosing, within these bounds.
+SHORT_SHARE, SHORTEST, LONGEST = 1 / 24, 0.8, 3.0
 
 
 @dataclass
 class Bench:
     """Calibration feeds, held-back drift, whole-graph latency, and the notes that steps leave.
 
-    `calibrate` and `choose` share no picture with each other or with the report.
+    `calibrate` and `choose` share no picture with each other or with the report. `pictures` are those of `choose`, with
+    `classes` or `objects` where they have labels. `seconds` is for trying candidates, all steps together. `replay`
+    holds what an earlier run decided, by step.
     """
 
     calibrate: Calibration
     choose: Calibration
     int8: str
+    here: str = ""  # the int8 instructions of this machine; `int8` are those that the model is for
+    pictures: tuple[Source, ...] = ()
+    decision: Decision | None = None
+    classes: Classes | None = None
+    objects: Objects | None = None
     seed: int = 0
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     threads: int = 1
     cores: int = 1
-    seconds: float = SHORT_SECONDS
+    seconds: float = 60.0
+    budget: Budget = field(default_factory=Budget)
+    replay: Sequence[Mapping[str, Any]] = ()
+    max_bytes: int = 512_000_000
+    cache: Cache = field(default_factory=Cache)
     say: Callable[[str], None] = lambda text: None
+    progress: Callable[[int, int], None] = lambda done, total: None
     notes: list[str] = field(default_factory=list)
     decisions: list[str] = field(default_factory=list)
+    settlements: list[dict[str, Any]] = field(default_factory=list)
+    trials: list[Candidate] = field(default_factory=list)
+    _judge: tuple[ModelProto, Judge] | None = None
+    _started: float | None = None
+
+    def begin(self) -> None:
+        """Begin the next step: what it decides is recorded in a place of its own."""
+        self.settlements.append({})
 
     def feeds(self, samples: int) -> Iterator[Feed]:
         """Give at most `samples` calibration inputs, always the same ones in the same order."""
-        return islice(iter(self.calibrate), samples)
+        total = min(samples, self.calibrate.count)
+        for done, feed in enumerate(islice(iter(self.calibrate), samples), 1):
+            yield feed
+            self.progress(done, total)
+
+    def remember(self, key: str, make: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+        """Give what `make` makes of the calibration inputs, from the cache where an earlier run left it."""
+        here = machine.describe()
+        facts = [key, self.calibrate.digest, __version__, here.cpu, here.int8, here.versions]
+
+        def made() -> dict[str, np.ndarray]:
+            arrays = make()
+            unreadable = json.dumps(self.calibrate.unreadable).encode()
+            return {**arrays, _UNREADABLE: np.frombuffer(unreadable, np.uint8)}
+
+        found = dict(self.cache.remember(json.dumps(facts, sort_keys=True), made))
+        self.calibrate.unreadable.update(json.loads(found.pop(_UNREADABLE).tobytes()))
+        return found
 
     def latency_feeds(self) -> Sequence[Feed]:
         """Give the few inputs that latency is measured on."""
         return list(islice(iter(self.choose), LATENCY_FEEDS))
 
-    def drift(self, before: ModelProto, after: ModelProto) -> DriftResult:
-        """Compare outputs on the held-back inputs."""
-        return figures.compare_outputs(
-            open_session(before, threads=self.cores), open_session(after, threads=self.cores), self.choose
-        )
+    def drift(self, before: ModelProto, after: ModelProto, most: int | None = None) -> Judged:
+        """Compare outputs on the held-back inputs, at most `most` of them."""
+        if self._judge is None or self._judge[0] is not before:
+            facts = (self.pictures, self.decision, self.classes, self.objects, self.cores)
+            self._judge = (before, Judge(before, self.choose, *facts))
+        return self._judge[1].judge(after, most)
 
     def speed(self, before: ModelProto, after: ModelProto) -> latency.Comparison:
         """Compare latency, shortly."""
+        if self._started is None:
+            self._started = time.monotonic()
         feeds = self.latency_feeds()
         openers = [latency.session_runner(model, feeds, self.threads) for model in (before, after)]
-        return latency.compare(*openers, seconds=self.seconds, seed=self.seed, threads=self.threads)
+        return latency.compare(*openers, seconds=self._short(), seed=self.seed, threads=self.threads)
+
+    def node_times(self, model: ModelProto) -> Mapping[str, float]:
+        """Time the nodes of a model; what onnxruntime put between them is left out."""
+        running = nodes.as_run(model)
+        owners = anatomy.owner_names(model, running)
+        found: dict[str, float] = {}
+        seconds = self._short()
+        for node in profile.time_nodes(running, self.latency_feeds(), threads=self.threads, seconds=seconds):
+            if node.name in owners:
+                found[owners[node.name]] = found.get(owners[node.name], 0.0) + 1000 * node.ms
+        return found
+
+    def has_time(self) -> bool:
+        """Tell whether the time to try candidates, which begins with the first, is not over yet."""
+        return self._started is None or time.monotonic() - self._started < self.seconds
+
+    def _short(self) -> float:
+        return min(LONGEST, max(SHORTEST, SHORT_SHARE * self.seconds))
+
+    def settled(self, name: str) -> Any:
+        """Give what the recipe that is replayed decided in this step."""
+        step = len(self.settlements) - 1
+        return self.replay[step].get(name) if 0 <= step < len(self.replay) else None
+
+    def settle(self, name: str, value: Any) -> None:
+        """Record a decision of this step."""
+        if self.settlements:
+            self.settlements[-1][name] = value
+
+    def searched(self, trials: Sequence[tuple[Trial, bool, bool, bool]]) -> None:
+        """Keep what was tried, for the report."""
+        for trial, within, pareto, chosen in trials:
+            speed, drift = trial.speed, trial.drift
+            self.trials.append(
+                Candidate(
+                    name=trial.name,
+                    speedup=speed.speedup if speed is not None else None,
+                    low=speed.low if speed is not None else None,
+                    high=speed.high if speed is not None else None,
+                    bytes=trial.bytes,
+                    sqnr_db=drift.sqnr_db,
+                    drop=drift.drop,
+                    within=within,
+                    pareto=pareto,
+                    chosen=chosen,
+                )
+            )
 
     def note(self, text: str) -> None:
         """Keep a sentence for the report."""

@@ -1,4 +1,4 @@
-"""Compute beforehand what depends on constants alone: stored weights, shape arithmetic, batch normalisation."""
+"""Compute beforehand what depends on constants alone: stored weights, shape arithmetic, factors of a Gemm."""
 
 from __future__ import annotations
 
@@ -104,69 +104,6 @@ def gemm_factors(model: ModelProto) -> ModelProto:
             node.input[place] = name
             next(attribute for attribute in node.attribute if attribute.name == factor).f = 1.0
     return model
-
-
-def batch_norms(model: ModelProto) -> ModelProto:
-    """Fold each BatchNormalization of `model` into the Conv, ConvTranspose or Gemm before it, in place."""
-    shown = graph.outputs(model)
-    gone = []
-    for node in list(model.graph.node):
-        if node.op_type != "BatchNormalization" or any(node.output[1:]):
-            continue
-        layer = graph.producers(model).get(node.input[0])
-        read = graph.consumers(model).get(node.input[0], [])
-        if layer is None or len(read) != 1 or node.input[0] in shown or not _fold_norm(model, layer, node):
-            continue
-        layer.output[0] = node.output[0]
-        # An empty shell until the list is rebuilt: two nodes must not make the same name.
-        node.output[0] = ""
-        gone.append(node)
-    graph.remove_nodes(model, gone)
-    graph.remove_dead(model)
-    return model
-
-
-def _fold_norm(model: ModelProto, layer: NodeProto, norm: NodeProto) -> bool:
-    values = graph.initializers(model)
-    wanted = (*norm.input[1:5], *layer.input[1:3])
-    if layer.op_type not in ("Conv", "ConvTranspose", "Gemm") or any(name and name not in values for name in wanted):
-        return False
-    gamma, beta, mean, variance = (graph.array(values[name]).astype(np.float64) for name in norm.input[1:5])
-    epsilon = float(graph.attribute(norm, "epsilon", 1e-5))  # type: ignore[arg-type]
-    factor = gamma / np.sqrt(variance + epsilon)
-    weight = graph.array(values[layer.input[1]])
-    has_bias = len(layer.input) > 2 and bool(layer.input[2])
-    bias = graph.array(values[layer.input[2]]).astype(np.float64) if has_bias else np.zeros(1)
-    if layer.op_type == "Gemm":
-        # Gemm is alpha * A @ B + beta * C.
-        bias = bias * float(graph.attribute(layer, "beta", 1.0))  # type: ignore[arg-type]
-    if weight.dtype != np.float32 or bias.ndim != 1:
-        return False
-    scaled = weight * _spread(layer, weight, factor)
-    moved = (bias - mean) * factor + beta
-    taken = graph.tensor_names(model)
-    names = [graph.fresh_name(f"{layer.input[1]}_folded", taken), graph.fresh_name(f"{layer.output[0]}_bias", taken)]
-    for name, value in zip(names, (scaled, moved), strict=True):
-        model.graph.initializer.append(onnx.numpy_helper.from_array(value.astype(np.float32), name))
-    kept_input = layer.input[0]
-    del layer.input[:]
-    layer.input.extend([kept_input, *names])
-    for attribute in layer.attribute:
-        if layer.op_type == "Gemm" and attribute.name == "beta":
-            attribute.f = 1.0
-    return True
-
-
-def _spread(layer: NodeProto, weight: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """Shape one factor an output channel so that it multiplies the weight."""
-    if layer.op_type == "Conv":
-        return factor.reshape(-1, *[1] * (weight.ndim - 1))
-    if layer.op_type == "Gemm":
-        return factor.reshape(-1, 1) if graph.attribute(layer, "transB", 0) else factor.reshape(1, -1)
-    # ConvTranspose: (in, out / groups, ...); the groups split the inputs.
-    groups = int(graph.attribute(layer, "group", 1))  # type: ignore[call-overload]
-    rows = np.repeat(factor.reshape(groups, -1), weight.shape[0] // groups, axis=0)
-    return rows.reshape(*rows.shape, *[1] * (weight.ndim - 2))
 
 
 def equal_initializers(model: ModelProto) -> None:

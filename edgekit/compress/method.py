@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgekit.spec import Registry, Spec, spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
     from onnx import ModelProto
+
+    from edgekit.compress.search import Budget, Trial
 
     Feed = Mapping[str, np.ndarray]
 
@@ -33,6 +35,18 @@ class Drift(Protocol):
     def agreement(self) -> float | None:
         """Share of pictures with the same top answer, for classifiers; None for everything else."""
 
+    @property
+    def drop(self) -> float | None:
+        """How much lower the score is, 0..1: against labels, else against the other model; None without a score."""
+
+    @property
+    def metric(self) -> str:
+        """What `drop` is a drop of: `top-1`, `mAP`, `agreement` ..."""
+
+    @property
+    def n(self) -> int:
+        """Number of pictures."""
+
 
 class Speed(Protocol):
     """How one model's latency compares with another's, measured on whole graphs, interleaved."""
@@ -42,8 +56,20 @@ class Speed(Protocol):
         """before / after."""
 
     @property
+    def low(self) -> float:
+        """Lower end of its 95% interval."""
+
+    @property
+    def high(self) -> float:
+        """Upper end of its 95% interval."""
+
+    @property
     def verdict(self) -> str:
         """`faster`, `slower` or `no difference shown`."""
+
+    @property
+    def after_ms(self) -> float:
+        """Median milliseconds of one inference, after."""
 
 
 class Workbench(Protocol):
@@ -53,15 +79,35 @@ class Workbench(Protocol):
     int8: str  # the CPU's int8 instructions: vnni, avx2, arm-dot, arm, none
     only: tuple[str, ...]  # globs over node names and operator types
     exclude: tuple[str, ...]
+    budget: Budget
+    max_bytes: int  # of values that a run over a calibration input may hold
 
     def feeds(self, samples: int) -> Iterator[Feed]:
         """At most `samples` calibration inputs (one picture each), always the same ones in the same order."""
 
-    def drift(self, before: ModelProto, after: ModelProto) -> Drift:
-        """Compare outputs on the held-back pictures."""
+    def remember(self, key: str, make: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+        """What `make` gives from the calibration inputs, or gave under the same key in an earlier run."""
+
+    def drift(self, before: ModelProto, after: ModelProto, most: int | None = None) -> Drift:
+        """Compare outputs on the held-back pictures, at most `most` of them."""
 
     def speed(self, before: ModelProto, after: ModelProto) -> Speed:
         """Compare latency, shortly."""
+
+    def node_times(self, model: ModelProto) -> Mapping[str, float]:
+        """Microseconds that each node takes, by its name, once onnxruntime has rewritten the graph for this CPU."""
+
+    def has_time(self) -> bool:
+        """Whether the time to try candidates is not over yet."""
+
+    def settled(self, name: str) -> Any:
+        """What a recipe that is replayed decided under `name` in this step; None when there is none."""
+
+    def settle(self, name: str, value: Any) -> None:
+        """Record a decision (plain values) in the recipe, so that it can be replayed without measuring."""
+
+    def searched(self, trials: Sequence[tuple[Trial, bool, bool, bool]]) -> None:
+        """Leave for the report what was tried: each trial, and whether it is within the budgets, Pareto, taken."""
 
     def note(self, text: str) -> None:
         """Leave one sentence for the report: what was tried and measured."""

@@ -6,17 +6,21 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit import __version__, files, graph
+from edgekit import __version__, config, files, graph
+from edgekit.cache import Cache
 from edgekit.compress import simplify
 from edgekit.compress.bench import Bench
 from edgekit.compress.method import Method
+from edgekit.compress.quantize.target import instructions
+from edgekit.compress.recipe import Recipe
+from edgekit.compress.search import Budget
 from edgekit.compress.settings import compress
-from edgekit.compress.verdict import check_rule, measure
+from edgekit.compress.verdict import budget_rules, check_rule, has_budget, measure
 from edgekit.errors import EdgekitError
 from edgekit.lazy import np, onnx
 from edgekit.measure import machine, size
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 Say = Callable[[str], None]
+Progress = Callable[[int, int], None]
 STAMP_KEY = "edgekit.stamp"
 
 
@@ -41,6 +46,7 @@ class Job:
     steps: tuple[Method, ...]
     rules: tuple[Rule, ...]
     settings: compress
+    replay: tuple[Mapping[str, Any], ...] = ()  # what the steps decided in the run that is replayed
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ def check_out(model: Path, out: Path, *, force: bool) -> None:
 
 def check_rejected(job: Job) -> None:
     """Raise EdgekitError when a failed gate would replace a file that edgekit did not make."""
-    if job.rules:
+    if job.rules or has_budget(job.settings):
         files.refuse_existing(rejected(job.out), force=True)
 
 
@@ -93,22 +99,23 @@ def samples(steps: Sequence[Method]) -> int:
     return max((int(getattr(step, "samples", 0)) for step in steps), default=0) or 256
 
 
-def run(job: Job, say: Say) -> Result:
+def run(job: Job, say: Say, progress: Progress = lambda done, total: None) -> Result:
     """Compress, measure, judge and write. Raises EdgekitError with nothing written when any part cannot be done."""
     started = time.monotonic()
     if not job.settings.force and not job.out.exists():
         check_out(job.model, job.out, force=False)
     check_rejected(job)
     model, material = prepare(job, say)
+    job = replace(job, rules=(*job.rules, *budget_rules(job.settings, material)))
     stamp = stamp_of(job, material)
     if job.out.exists():
         wants_report = job.settings.force or job.rules or job.settings.report
-        if not wants_report and is_up_to_date(job.out, stamp):
+        if not wants_report and is_up_to_date(job, stamp):
             return Result(job.out, None)
         check_out(job.model, job.out, force=job.settings.force)
-    bench = make_bench(job, material, say)
+    bench = make_bench(job, material, say, progress)
     made = apply_steps(model, job.steps, bench, say)
-    describe(made, job, material, stamp)
+    describe(made, job, material, bench, stamp)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         candidate = Path(folder) / job.out.name
         try:
@@ -121,20 +128,31 @@ def run(job: Job, say: Say) -> Result:
     return Result(out, report)
 
 
-def make_bench(job: Job, material: Material, say: Say) -> Bench:
+def make_bench(job: Job, material: Material, say: Say, progress: Progress = lambda done, total: None) -> Bench:
     """Make the Workbench of this run."""
     settings = job.settings
     here = machine.describe()
     return Bench(
         material.calibrate,
         material.choose,
-        here.int8,
+        instructions(settings.isa, here.int8),
+        here=here.int8,
+        pictures=material.choosers,
+        decision=material.decision,
+        classes=material.labelled,
+        objects=material.sought,
         seed=settings.seed,
         only=settings.only,
         exclude=settings.exclude,
         threads=settings.threads,
         cores=here.usable,
+        seconds=settings.search_seconds,
+        budget=Budget(settings.max_drop, settings.max_ms, settings.max_mb),
+        replay=job.replay,
+        max_bytes=int(1e6 * settings.max_memory),
+        cache=Cache(config.cache_folder()),
         say=say,
+        progress=progress,
     )
 
 
@@ -151,6 +169,7 @@ def apply_steps(model: ModelProto, steps: Sequence[Method], bench: Bench, say: S
         graph.select(current, bench.only, bench.exclude)  # a pattern that matches nothing is the user's mistake
     for step in steps:
         say(f"applying {step}")
+        bench.begin()
         result = step.apply(current, bench)
         check_contract(current, result, step, probe)
         current = result
@@ -189,16 +208,20 @@ def check_contract(before: ModelProto, after: ModelProto, step: Method, feeds: S
                 raise broken("it answers NaN or infinity")
 
 
-def describe(model: ModelProto, job: Job, material: Material, stamp: str) -> None:
+def describe(model: ModelProto, job: Job, material: Material, bench: Bench, stamp: str) -> None:
     """Write preprocessing, class names, the recipe and edgekit's mark into the model's metadata."""
     if material.decision is not None:
         graph.set_metadata(model, "edgekit.preprocess", material.decision.preprocess.to_json())
     if material.class_names:
         graph.set_metadata(model, "edgekit.classes", json.dumps(list(material.class_names)))
-    recipe = {"steps": [str(step) for step in job.steps], "seed": job.settings.seed}
-    graph.set_metadata(model, "edgekit.recipe", json.dumps(recipe))
+    graph.set_metadata(model, "edgekit.recipe", json.dumps(recipe_of(job, bench), sort_keys=True))
     graph.set_metadata(model, "edgekit.generator", files.MADE_BY)
     graph.set_metadata(model, STAMP_KEY, stamp)
+
+
+def recipe_of(job: Job, bench: Bench) -> dict[str, Any]:
+    """Give what `--recipe` needs to make the same model again."""
+    return Recipe.of(job.steps, job.settings, bench.settlements).to_dict()
 
 
 def stamp_of(job: Job, material: Material) -> str:
@@ -207,12 +230,13 @@ def stamp_of(job: Job, material: Material) -> str:
     facts = {
         "edgekit": __version__,
         "versions": here.versions,
-        "int8": here.int8,
+        "int8": [here.int8, instructions(job.settings.isa, here.int8)],
         "model": [files.sha256(file.read_bytes()) for file in size.model_files(job.model)],
         "steps": [step.to_dict() for step in job.steps],
         "seed": job.settings.seed,
         "only": job.settings.only,
         "exclude": job.settings.exclude,
+        "budget": [job.settings.max_drop, job.settings.max_ms, job.settings.max_mb],
         "calibrate": material.calibrate.digest,
         "choose": material.choose.digest,
         "preprocess": material.decision.preprocess.to_dict() if material.decision is not None else None,
@@ -221,9 +245,12 @@ def stamp_of(job: Job, material: Material) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def is_up_to_date(out: Path, stamp: str) -> bool:
-    """Tell whether `out` is what an identical run wrote."""
+def is_up_to_date(job: Job, stamp: str) -> bool:
+    """Tell whether the output is what an identical run wrote; a replay's has to come from the same decisions."""
     try:
-        return graph.metadata(graph.load(out)).get(STAMP_KEY) == stamp
+        known = graph.metadata(graph.load(job.out))
     except EdgekitError:
         return False
+    if job.replay and json.loads(known.get("edgekit.recipe", "{}")).get("decisions") != list(job.replay):
+        return False
+    return known.get(STAMP_KEY) == stamp

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgekit import graph
-from edgekit.compress import fold
+from edgekit.compress import affine, fold, patterns, shapes, transposes
+from edgekit.compress.rearrange import rearranged
 from edgekit.errors import EdgekitError
 from edgekit.lazy import np, onnx
 from edgekit.session import open_session, run
@@ -13,7 +14,7 @@ from edgekit.session import open_session, run
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto, NodeProto, TensorProto
 
     Feed = Mapping[str, np.ndarray]
     Same = Callable[[ModelProto, ModelProto], bool]
@@ -26,9 +27,10 @@ def simplify(model: ModelProto, same: Same) -> tuple[ModelProto, list[str]]:
     """Give a simpler model with the same outputs, and a note on each thing that was left out.
 
     `same(before, after)` runs both. All steps are tried at once; only when that changes the outputs is each step tried
-    alone. Models with nested graphs (If, Loop) only get names for their nodes.
+    alone. Calls of the model's own functions are replaced by their nodes. Models with nested graphs (If, Loop) get
+    nothing else but names for their nodes.
     """
-    start = graph.copy(model)
+    start = _inlined(model, same)
     graph.unique_names(start)
     if graph.has_subgraphs(start):
         return start, ["the model has If, Loop or Scan nodes: its graph was left as it is"]
@@ -38,6 +40,16 @@ def simplify(model: ModelProto, same: Same) -> tuple[ModelProto, list[str]]:
     if _holds(same, start, simpler):
         return simpler, notes
     return _one_by_one(start, same)
+
+
+def _inlined(model: ModelProto, same: Same) -> ModelProto:
+    """Give a copy with the nodes of the model's own functions in place of their calls, or a plain copy."""
+    if not model.functions:
+        return graph.copy(model)
+    from onnx import inliner
+
+    made = _tried(inliner.inline_local_functions, model)
+    return made if not isinstance(made, str) and _holds(same, model, made) else graph.copy(model)
 
 
 def _all_steps(model: ModelProto) -> tuple[ModelProto, list[str]]:
@@ -156,17 +168,18 @@ def newer_operators(model: ModelProto) -> ModelProto:
 
 
 def no_operations_gone(model: ModelProto) -> ModelProto:
-    """Remove Identity and Dropout."""
+    """Remove Identity, Dropout, casts to the same type, products with 1 and sums with 0."""
     model = graph.copy(model)
     shown = graph.outputs(model)
     fed = {value.name for value in model.graph.input}
+    tensors, (sides, types) = graph.initializers(model), shapes.inferred(model)
     makers = graph.producers(model)
     readers = graph.consumers(model)
     gone = []
     for node in model.graph.node:
-        if not _passes_through(node) or any(name and readers.get(name) for name in node.output[1:]):
+        source, result = _passed(node, tensors, sides, types), node.output[0]
+        if not source or any(name and readers.get(name) for name in node.output[1:]):
             continue
-        source, result = node.input[0], node.output[0]
         if result not in shown:
             graph.rename_reads(model, result, source)
         elif source in makers and source not in shown | fed and len(readers[source]) == 1:
@@ -180,16 +193,76 @@ def no_operations_gone(model: ModelProto) -> ModelProto:
     return model
 
 
-def _passes_through(node: NodeProto) -> bool:
+def _passed(
+    node: NodeProto,
+    tensors: Mapping[str, TensorProto],
+    sides: Mapping[str, tuple[int | None, ...]],
+    types: Mapping[str, int],
+) -> str:
+    """Give the input that a node gives out as it is, or nothing."""
+    first = node.input[0] if node.input else ""
     if node.op_type == "Identity":
-        return True
-    # The mask of a Dropout that trains is random; in inference its third input is absent or false.
-    return node.op_type == "Dropout" and len(node.input) < 3 and not any(node.output[1:])
+        return first
+    if node.op_type == "Dropout":
+        # The mask of a Dropout that trains is random; in inference its third input is absent or false.
+        return first if len(node.input) < 3 and not any(node.output[1:]) else ""
+    if node.op_type == "Cast":
+        return first if types.get(first) == graph.attribute(node, "to") else ""
+    neutral = {"Mul": 1, "Div": 1, "Add": 0, "Sub": 0}.get(node.op_type)
+    for place in (0, 1) if node.op_type in ("Mul", "Add") else (1,) if neutral is not None else ():
+        held, other = tensors.get(node.input[place]), node.input[1 - place]
+        # A constant of several values or more axes could spread what it meets.
+        narrow = held is not None and int(np.prod(held.dims, dtype=np.int64)) == 1 and other in sides
+        if held is not None and narrow and len(held.dims) <= len(sides[other]) and graph.array(held).item() == neutral:
+            return other
+    return ""
 
 
-def norms_into_weights(model: ModelProto) -> ModelProto:
-    """Fold batch normalisation into the convolution or matrix product before it."""
-    return fold.batch_norms(graph.copy(model))
+def scales_into_weights(model: ModelProto) -> ModelProto:
+    """Fold batch normalisation, scales and shifts into the convolution or matrix product before or after them."""
+    model = graph.copy(model)
+    affine.fold_back(model)
+    affine.fold_forward(model)
+    return model
+
+
+def sums_into_products(model: ModelProto) -> ModelProto:
+    """Write a matrix product and the sum with a bias after it as Gemm."""
+    model = graph.copy(model)
+    affine.products_with_sums(model)
+    return model
+
+
+def norms_as_convolutions(model: ModelProto) -> ModelProto:
+    """Write the batch normalisations that are left as convolutions of one channel each."""
+    model = graph.copy(model)
+    affine.norms_as_convolutions(model)
+    return model
+
+
+def fewer_transposes(model: ModelProto) -> ModelProto:
+    """Cancel Transposes."""
+    model = graph.copy(model)
+    transposes.cancel(model)
+    return model
+
+
+def plain_operators(model: ModelProto) -> ModelProto:
+    """Write sums as Add, bounds as Relu or Clip, and hard sigmoids as such."""
+    model = graph.copy(model)
+    patterns.sums(model)
+    patterns.clips(model)
+    patterns.hard_sigmoids(model)
+    patterns.hard_swishes(model)
+    return model
+
+
+def plain_windows(model: ModelProto) -> ModelProto:
+    """Let convolutions and pools pad for themselves, and write means over a map as pools."""
+    model = graph.copy(model)
+    patterns.pads_into_windows(model)
+    patterns.means_as_pools(model)
+    return model
 
 
 def plain_weights(model: ModelProto) -> ModelProto:
@@ -198,8 +271,10 @@ def plain_weights(model: ModelProto) -> ModelProto:
 
 
 def constants_folded(model: ModelProto) -> ModelProto:
-    """Compute what depends on constants alone."""
-    return fold.constants(graph.copy(model))
+    """Compute what depends on constants and fixed shapes alone."""
+    model = fold.constants(graph.copy(model))
+    shapes.fold_fixed(model)
+    return fold.constants(model)
 
 
 def factors_into_weights(model: ModelProto) -> ModelProto:
@@ -222,7 +297,13 @@ STEPS: tuple[Callable[[ModelProto], ModelProto], ...] = (
     no_operations_gone,
     plain_weights,
     constants_folded,
+    fewer_transposes,
+    plain_operators,
+    plain_windows,
     factors_into_weights,
-    norms_into_weights,
+    sums_into_products,
+    scales_into_weights,
+    norms_as_convolutions,
+    rearranged,
     unused_removed,
 )

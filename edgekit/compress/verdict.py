@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import files, graph
+from edgekit.compress import elsewhere
 from edgekit.errors import EdgekitError
-from edgekit.measure import accuracy, evaluate, figures, machine, nodes
+from edgekit.measure import accuracy, evaluate, explain, figures, machine, nodes
 from edgekit.report import report as plain
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from edgekit.compress.bench import Bench
     from edgekit.compress.run import Job
+    from edgekit.compress.settings import compress
     from edgekit.measure.material import Material
 
 FAR_DB = 20.0
@@ -28,7 +30,7 @@ SIGNIFICANT_DROP = 0.01
 def check_rule(rule: plain.Rule, material: Material) -> None:
     """Raise EdgekitError, before the work, for a gate on a number that will not be measured."""
     labelled, detector = material.labelled, material.objects is not None
-    if rule.needs_labels and labelled is None and not detector:
+    if rule.needs_labels and labelled is None and not detector and material.metric is None:
         raise EdgekitError(
             f"gate {rule.text!r} needs labelled pictures, and those of --data are not labelled for this model",
             "give one folder a class, or --task detect; or gate drift.sqnr_db or drift.agreement instead",
@@ -40,6 +42,26 @@ def check_rule(rule: plain.Rule, material: Material) -> None:
         raise EdgekitError(f"gate {rule.text!r} is for {few}", "use accuracy.drop")
 
 
+def has_budget(settings: compress) -> bool:
+    """Tell whether a budget was given."""
+    return any(value is not None for value in (settings.max_drop, settings.max_ms, settings.max_mb))
+
+
+def budget_rules(settings: compress, material: Material) -> tuple[plain.Rule, ...]:
+    """Give the gates that the budgets are: what is promised is judged on the material of the report."""
+    rules = []
+    if settings.max_drop is not None:
+        scored = any(part is not None for part in (material.labelled, material.objects, material.metric))
+        rules.append(
+            f"accuracy.drop<={settings.max_drop:g}" if scored else f"drift.agreement>={1 - settings.max_drop:g}"
+        )
+    if settings.max_ms is not None:
+        rules.append(f"latency.after<={settings.max_ms:g}")
+    if settings.max_mb is not None:
+        rules.append(f"size.after<={1e6 * settings.max_mb:.0f}")
+    return tuple(plain.parse_gate(rule) for rule in rules)
+
+
 def measure(
     job: Job, candidate: Path, material: Material, bench: Bench, say: Callable[[str], None], started: float
 ) -> plain.Report:
@@ -47,7 +69,7 @@ def measure(
     settings = job.settings
     feeds = bench.latency_feeds()
     say("measuring latency")
-    speed = figures.speed(
+    speed, distribution = figures.speed(
         job.model, candidate, feeds, seconds=settings.seconds, seed=settings.seed, threads=settings.threads
     )
     load = figures.load(job.model, candidate, settings.threads)
@@ -65,9 +87,11 @@ def measure(
         "load": load,
         "memory": peaks,
     }
+    there = _elsewhere(candidate, material, bench, speed)
+    layers = _layers(job, candidate, bench)
     gates = tuple(plain.judge(rule, sections, strict=settings.strict) for rule in job.rules)
     passed = all(gate.passed for gate in gates)
-    from edgekit.compress.run import rejected
+    from edgekit.compress.run import recipe_of, rejected
 
     out = job.out if passed else rejected(job.out)
     census, here = nodes.census(graph.load(candidate)), machine.describe()
@@ -79,11 +103,7 @@ def measure(
             "opset": graph.opset(graph.load(job.model)),
         },
         out={"path": str(out), "sha256": files.sha256(candidate.read_bytes())},
-        recipe={
-            "steps": [step.to_dict() for step in job.steps],
-            "typed": [str(s) for s in job.steps],
-            "seed": settings.seed,
-        },
+        recipe=recipe_of(job, bench),
         done=(_did(census),),
         notes=tuple(bench.notes),
         nodes=asdict(census),
@@ -97,8 +117,42 @@ def measure(
         python=_python(graph.load(job.model), out, material),
         gates=gates,
         seconds=round(time.monotonic() - started, 3),
+        classes=answers.classes,
+        confusion=answers.confusion,
+        distribution=distribution,
+        search=tuple(bench.trials),
+        elsewhere=there,
+        layers=layers,
         **sections,
     )
+
+
+def _layers(job: Job, candidate: Path, bench: Bench) -> tuple[plain.Layer, ...]:
+    """Explain every node, where somebody will read it."""
+    pages = any(name.endswith(".html") for name in job.settings.report)
+    if not (job.settings.explain or pages):
+        return ()
+    left = [name for step in bench.settlements for name in (step.get("choice") or {}).get("float", ())]
+    reasons = dict.fromkeys(left, "left in float by the search")
+    models = (graph.load(job.model), graph.load(candidate))
+    return explain.explain(*models, bench.latency_feeds(), job.settings.threads, reasons=reasons)
+
+
+# Emulation takes this many times as long as the model; pictures are as many as keep it short.
+EMULATION, EMULATED_MS, EMULATED = 40, 4000.0, (8, 64)
+
+
+def _elsewhere(candidate: Path, material: Material, bench: Bench, speed: plain.Latency) -> plain.Elsewhere | None:
+    """Score the model as on an x86 CPU without VNNI, where this one is another."""
+    if bench.here in ("avx2", "none"):
+        return None
+    least, most = EMULATED
+    count = max(least, min(most, int(EMULATED_MS / (EMULATION * speed.after))))
+
+    def compare(here: Any, there: Any) -> tuple[str, float, float, int]:
+        return figures.nearness(here, there, material, count)
+
+    return elsewhere.elsewhere(graph.load(candidate), compare, bench.cores)
 
 
 def headline(job: Job, out: Path, bench: Bench, sections: dict[str, Any]) -> str:
@@ -107,7 +161,8 @@ def headline(job: Job, out: Path, bench: Bench, sections: dict[str, Any]) -> str
     parts = list(bench.decisions) or [", ".join(str(step) for step in job.steps)]
     parts += [_speed_in_words(speed, bench), f"x{bytes_.ratio:.2f} the size"]
     if score is not None:
-        parts.append(f"{round(-100 * score.drop, 2) + 0.0:+.2f} points {score.metric}")
+        change = f"{-score.drop:+.4g}" if score.own else f"{round(-100 * score.drop, 2) + 0.0:+.2f} points"
+        parts.append(f"{change} {score.metric}")
     elif drift.agreement is not None:
         parts.append(f"{100 * drift.agreement:.1f} % same answers")
     elif drift.sqnr_db < FAR_DB:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import EdgekitError
 from edgekit.lazy import np
+from edgekit.report.report import Answered, ClassFigures, Counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,7 +64,7 @@ class Delta:
 
 
 class Tally:
-    """Count right answers batch by batch: one byte a picture, and the confusions that occurred.
+    """Count right answers batch by batch: five bytes a picture, and the confusions that occurred.
 
     The answer is the class with the highest score, the lowest index among equals; a picture with a NaN score is wrong.
     A model with a single score, shape (N, 1), answers class 1 above 0.5 while all its scores lie within 0..1
@@ -73,6 +74,7 @@ class Tally:
     def __init__(self) -> None:
         self._classes = 0  # number of scores the model gives; 0 before the first batch
         self._unit = True
+        self._labels = array("i")
         self._flags = array("b")  # bit 0: top-1 right; bit 1: top-5 right, or for a binary model: right as logits
         self._confusion: Counter[tuple[int, int]] = Counter()
         self._confusion_as_logits: Counter[tuple[int, int]] = Counter()
@@ -86,6 +88,7 @@ class Tally:
         scores = _as_scores(np.asarray(outputs), len(labels))
         self._check(scores, labels)
         self._classes = scores.shape[1]
+        self._labels.frombytes(labels.astype(np.intc).tobytes())
         if self._classes == 1:
             self._add_binary(scores[:, 0], labels)
         else:
@@ -145,6 +148,30 @@ class Tally:
         return dict(sorted((self._confusion_as_logits if self._as_logits else self._confusion).items()))
 
     @property
+    def labels(self) -> np.ndarray:
+        """The label of every picture, in the order added: int (n,)."""
+        return np.frombuffer(self._labels.tobytes(), np.intc)
+
+    @property
+    def classes(self) -> int:
+        """The number of classes the model tells apart, 2 for a single score; 0 before the first batch."""
+        return max(2, self._classes) if self._classes else 0
+
+    def counts(self) -> list[Counts]:
+        """Count the right and wrong answers of each class against the rest, in the order of the model's outputs."""
+        table = self.confusion
+        labelled, answered = Counter[int](), Counter[int]()
+        for (label, answer), count in table.items():
+            labelled[label] += count
+            answered[answer] += count
+        found = []
+        for one in range(self.classes):
+            right = table.get((one, one), 0)
+            missed, wrong = labelled[one] - right, answered[one] - right
+            found.append(Counts.of(right, wrong, missed, len(self._flags) - right - missed - wrong))
+        return found
+
+    @property
     def _as_logits(self) -> bool:
         return self._classes == 1 and not self._unit
 
@@ -164,6 +191,38 @@ class Tally:
             low=low,
             high=high,
         )
+
+
+def by_class(before: Tally, after: Tally, names: Sequence[str]) -> tuple[ClassFigures, ...]:
+    """Set two models' answers beside each other class by class, paired on the same pictures.
+
+    Classes are in the order of the model's outputs; those beyond `names` are called by their number.
+    """
+    labels, old, new = before.labels, before.correct, after.correct
+    lost = np.bincount(labels[old & ~new], minlength=before.classes).tolist()
+    gained = np.bincount(labels[~old & new], minlength=before.classes).tolist()
+    return tuple(
+        ClassFigures(
+            names[one] if one < len(names) else str(one),
+            first.tp + first.fn,
+            first,
+            second,
+            lost[one],
+            gained[one],
+            mcnemar(lost[one], gained[one]),
+        )
+        for one, (first, second) in enumerate(zip(before.counts(), after.counts(), strict=True))
+    )
+
+
+def confusions(before: Tally, after: Tally) -> tuple[Answered, ...]:
+    """Give the cells of both confusion matrices that are not 0 in both, by label, then by answer (None last)."""
+    old, new = before.confusion, after.confusion
+    cells = sorted(old.keys() | new.keys(), key=lambda cell: (cell[0], cell[1] == NO_ANSWER, cell[1]))
+    return tuple(
+        Answered(cell[0], None if cell[1] == NO_ANSWER else cell[1], old.get(cell, 0), new.get(cell, 0))
+        for cell in cells
+    )
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgekit import graph
+from edgekit.data.folder import read
 from edgekit.data.images import decode
 from edgekit.errors import EdgekitError
 from edgekit.lazy import np
 from edgekit.measure import synthetic
 from edgekit.measure.preprocess import CHANNELS, DTYPES
-from edgekit.spec import nearest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy import ndarray
     from onnx import ModelProto
 
     from edgekit.data.folder import Source
-    from edgekit.graph import Input
     from edgekit.measure.infer import Decision
     from edgekit.measure.preprocess import Preprocess
 
     Feed = Mapping[str, ndarray]
 
 FEEDS = "give its inputs ready-made, one array for each: --feeds inputs.npz"
+LARGEST = 1_000_000_000  # bytes of a picture file
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def picture_input(model: ModelProto, layout: str | None = None) -> Target:
     does not say which axis holds the channels, the way to the first convolution does.
     """
     entries = graph.inputs(model)
-    shown = ", ".join(f"{entry.name} {entry.dtype} {_joined(entry.shape)}" for entry in entries)
+    shown = ", ".join(f"{entry.name} {entry.dtype} {joined(entry.shape)}" for entry in entries)
     if len(entries) != 1:
         raise EdgekitError(f"the model has {len(entries)} inputs ({shown}): pictures alone do not feed it", FEEDS)
     entry = entries[0]
@@ -93,8 +93,18 @@ def _layout(shape: Sequence[int | None], axis: int | None) -> str | None:
     return {1: "NCHW", 3: "NHWC"}.get(axis or 0, "NCHW" if first else None)
 
 
-def _joined(shape: Sequence[int | str | None]) -> str:
+def joined(shape: Sequence[int | str | None]) -> str:
+    """Write a shape, an open axis as a question mark or by its name."""
     return "x".join("?" if side is None else str(side) for side in shape)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is known of a ready-made sample but its inputs: its file, its number in it, arrays of other names."""
+
+    path: Path | None = None
+    number: int = 0
+    arrays: Mapping[str, ndarray] = field(default_factory=dict)
 
 
 class Calibration:
@@ -102,17 +112,27 @@ class Calibration:
 
     origin: `real`, `synthetic` or `feeds`. count: samples it was made of; the last of a fixed batch are repeated to
     fill it. unreadable: pictures that were skipped, by key, with the reason; known once it has been gone through. Only
-    one feed is in memory at a time.
+    one feed is in memory at a time. Ready-made inputs may have others beside them, which the model does not take.
     """
 
     def __init__(
-        self, origin: str, count: int, feeds: Callable[[dict[str, str]], Iterator[Feed]], parts: Iterable[bytes]
+        self,
+        origin: str,
+        count: int,
+        feeds: Callable[[dict[str, str]], Iterator[Feed]],
+        parts: Iterable[bytes],
+        others: Callable[[], Iterator[Beside]] | None = None,
     ) -> None:
         self.origin = origin
         self.count = count
         self.unreadable: dict[str, str] = {}
         self._feeds = feeds
         self._parts = parts
+        self._others = others
+
+    def beside(self) -> Iterator[Beside]:
+        """Say of each feed where it came from, and what else was stored with it."""
+        return self._others() if self._others is not None else (Beside() for _ in self)
 
     def __iter__(self) -> Iterator[Feed]:
         return self._feeds(self.unreadable)
@@ -132,12 +152,16 @@ class Calibration:
         def feeds(unreadable: dict[str, str]) -> Iterator[Feed]:
             return (feed for number, feed in enumerate(self._feeds(unreadable)) if number % of in chosen)
 
-        return Calibration(self.origin, count, feeds, _Parts(self._parts, f"{chosen} {of}".encode()))
+        def others() -> Iterator[Beside]:
+            return (one for number, one in enumerate(self.beside()) if number % of in chosen)
+
+        return Calibration(self.origin, count, feeds, _Parts(self._parts, f"{chosen} {of}".encode()), others)
 
     def __str__(self) -> str:
         """Say its provenance in a few words."""
         skipped = f", {len(self.unreadable)} unreadable" if self.unreadable else ""
-        kind = {"real": "pictures", "synthetic": "synthetic pictures", "feeds": "ready-made inputs"}[self.origin]
+        kinds = {"real": "pictures", "synthetic": "synthetic pictures", "feeds": "ready-made inputs"}
+        kind = kinds.get(self.origin, f"{self.origin} inputs")
         return f"{self.count} {kind}{skipped}"
 
 
@@ -177,36 +201,6 @@ def from_synthetic(decision: Decision, count: int = 128, seed: int = 0) -> Calib
     return Calibration("synthetic", count, feeds, [f"{count} {seed}".encode(), _stamp(decision)])
 
 
-def from_feeds(path: Path, inputs: Sequence[Input]) -> Calibration:
-    """Stream the arrays of an .npz file, one for each of `inputs`: first axis samples, or a multiple of a fixed batch.
-
-    An array of exactly an input's shape serves every sample. Raises EdgekitError when names, dtypes, shapes or numbers
-    of samples do not fit, and, while it is gone through, for NaN and infinity. Arrays are read sample by sample (whole
-    when they are stored in Fortran order).
-    """
-    stored = _read_headers(path)
-    if len(stored) == 1 and len(inputs) == 1:
-        stored = {inputs[0].name: next(iter(stored.values()))}
-    _require_names(path, stored, inputs)
-    plans = {entry.name: _plan(path, entry, stored[entry.name]) for entry in inputs}
-    counts = {name: plan.count for name, plan in plans.items() if plan.count > 1}
-    if len(set(counts.values())) > 1:
-        each = ", ".join(f"{name} has {count}" for name, count in counts.items())
-        raise EdgekitError(f"--feeds {path}: different numbers of samples: {each}", "save as many of each input")
-    samples = max((plan.count for plan in plans.values()), default=0)
-    if samples == 0 or any(plan.count == 0 for plan in plans.values()):
-        raise EdgekitError(f"--feeds {path}: no samples in it", "save at least one sample of each input")
-
-    def feeds(_: dict[str, str]) -> Iterator[Feed]:
-        streams = {name: _samples(path, plan, samples) for name, plan in plans.items()}
-        for _number in range(samples):
-            feed = {name: next(stream) for name, stream in streams.items()}
-            _require_finite(path, feed)
-            yield feed
-
-    return Calibration("feeds", samples, feeds, _FileBlocks(path))
-
-
 def _member(decision: Decision, index: int) -> Preprocess:
     return decision.family[index % len(decision.family)]
 
@@ -218,7 +212,7 @@ def _stamp(decision: Decision) -> bytes:
 def _decoded(sources: Iterable[Source], unreadable: dict[str, str]) -> Iterator[ndarray]:
     for source in sources:
         try:
-            yield decode(source.path.read_bytes()).pixels
+            yield decode(read(source, LARGEST)).pixels
         except EdgekitError as error:
             unreadable[source.key] = error.message
         except OSError as error:
@@ -256,133 +250,7 @@ class _FilesAnd:
     def __iter__(self) -> Iterator[bytes]:
         for source in self.sources:
             try:
-                yield source.path.read_bytes()
-            except OSError:
+                yield read(source, LARGEST)
+            except (EdgekitError, OSError):
                 yield source.key.encode("utf-8", "surrogateescape")
         yield self.stamp
-
-
-@dataclass(frozen=True)
-class _FileBlocks:
-    """The bytes of one file, a megabyte at a time."""
-
-    path: Path
-
-    def __iter__(self) -> Iterator[bytes]:
-        with self.path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                yield block
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """An array in an .npz file, before its values are read."""
-
-    member: str
-    dtype: Any
-    shape: tuple[int, ...]
-    fortran: bool
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How one array is cut into `count` samples of `shape`."""
-
-    stored: _Stored
-    shape: tuple[int, ...]
-    count: int
-
-
-def _read_headers(path: Path) -> dict[str, _Stored]:
-    if not path.is_file():
-        raise EdgekitError(f"--feeds {path}: no such file", "save the inputs with np.savez(path, NAME=array)")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith(".npy")]
-            return {name.removesuffix(".npy"): _read_header(archive, name) for name in names}
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
-        raise EdgekitError(
-            f"--feeds {path}: not an .npz file: {error}", "save the inputs with np.savez(path, NAME=array)"
-        ) from None
-
-
-def _read_header(archive: zipfile.ZipFile, name: str) -> _Stored:
-    with archive.open(name) as stream:
-        shape, fortran, dtype = _header(stream)
-    if dtype.hasobject:
-        raise ValueError(f"{name} holds Python objects")
-    return _Stored(name, dtype, shape, fortran and len(shape) > 1)
-
-
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, Any]:
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
-    return tuple(shape), bool(fortran), dtype
-
-
-def _require_names(path: Path, stored: Mapping[str, _Stored], inputs: Sequence[Input]) -> None:
-    wanted = [entry.name for entry in inputs]
-    missing = [name for name in wanted if name not in stored]
-    unknown = [name for name in stored if name not in wanted]
-    if not missing and not unknown:
-        return
-    if missing:
-        near = nearest(missing[0], unknown)
-        hint = f"rename {near} to {missing[0]}" if near else f"it holds {', '.join(stored) or 'no arrays'}"
-        raise EdgekitError(f"--feeds {path}: no array for the input {', '.join(missing)}", hint)
-    raise EdgekitError(
-        f"--feeds {path}: the model has no input {', '.join(unknown)}", f"its inputs are {', '.join(wanted)}"
-    )
-
-
-def _plan(path: Path, entry: Input, stored: _Stored) -> _Plan:
-    if stored.dtype != np.dtype(entry.dtype):
-        raise EdgekitError(
-            f"--feeds {path}: {entry.name} is {stored.dtype}, the model takes {entry.dtype}",
-            f"convert it: array.astype(np.{entry.dtype})",
-        )
-    shape, wanted = stored.shape, entry.shape
-    if len(shape) == len(wanted) + 1 and _fits(shape[1:], wanted):
-        return _Plan(stored, shape[1:], shape[0])
-    if shape == wanted:
-        return _Plan(stored, shape, 1)
-    if len(shape) == len(wanted) and wanted and _fits(shape[1:], wanted[1:]):
-        batch = wanted[0] if isinstance(wanted[0], int) else 1
-        if batch and shape[0] % batch == 0:
-            return _Plan(stored, (batch, *shape[1:]), shape[0] // batch)
-    raise EdgekitError(
-        f"--feeds {path}: {entry.name} has the shape {_joined(shape)}, the model takes {_joined(wanted)}",
-        "the first axis counts samples (a multiple of a fixed batch), the others are the input's",
-    )
-
-
-def _fits(shape: Sequence[int], wanted: Sequence[int | str | None]) -> bool:
-    return len(shape) == len(wanted) and all(
-        not isinstance(want, int) or side == want for side, want in zip(shape, wanted, strict=True)
-    )
-
-
-def _samples(path: Path, plan: _Plan, samples: int) -> Iterator[ndarray]:
-    with zipfile.ZipFile(path) as archive, archive.open(plan.stored.member) as stream:
-        if plan.stored.fortran:
-            whole = np.lib.format.read_array(stream, allow_pickle=False).reshape(plan.count, *plan.shape)
-            sample: ndarray = whole[0]
-            for index in range(samples):
-                yield whole[index if plan.count > 1 else 0]
-            return
-        _header(stream)
-        size = int(np.prod(plan.shape, dtype=np.int64)) * plan.stored.dtype.itemsize
-        for index in range(samples):
-            if index < plan.count:
-                block = stream.read(size)
-                if len(block) < size:
-                    raise EdgekitError(f"--feeds {path}: {plan.stored.member} is cut off", "save it again")
-                sample = np.frombuffer(block, plan.stored.dtype).reshape(plan.shape)
-            yield sample
-
-
-def _require_finite(path: Path, feed: Feed) -> None:
-    for name, array in feed.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise EdgekitError(f"--feeds {path}: {name} holds NaN or infinity", "remove those samples")

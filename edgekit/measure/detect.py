@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import EdgekitError
 from edgekit.lazy import np
+from edgekit.measure import bootstrap
+from edgekit.report.report import ClassFigures, Counts
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from edgekit.data.layout import Annotated
     from edgekit.measure.heads import Detected
 
-RESAMPLES = 400
+COUNTED_FROM = 0.3  # the score from which a box counts as an answer in the counts of a class, at IoU 0.5
 _RECALLS = 101  # points of the precision-recall curve that COCO averages over
 _AT_ONCE = 1 << 21  # values of a bootstrap's table that are held at a time
 
@@ -67,12 +70,14 @@ class DetectionDelta:
 class Matches:
     """What the evaluator found for one class: its detections in all pictures, best first, against its objects.
 
-    picture: the number of each detection's picture, int64 (D,). right, ignored: bool (T, D), for each of the T = 10 IoU
-    thresholds, whether it is a right answer, or counts neither way (crowds). objects: those that count in each picture,
-    int64 (n,).
+    number: the class's. picture: the number of each detection's picture, int64 (D,). scores: float64 (D,). right,
+    ignored: bool (T, D), for each of the T = 10 IoU thresholds, whether it is a right answer, or counts neither way
+    (crowds). objects: those that count in each picture, int64 (n,).
     """
 
+    number: int
     picture: ndarray
+    scores: ndarray
     right: ndarray
     ignored: ndarray
     objects: ndarray
@@ -106,6 +111,22 @@ class DetectionTally:
         """Return which detections the evaluator calls right, class by class; raise as `result` does."""
         return self._evaluate()[1]
 
+    def counts(self) -> dict[int, Counts]:
+        """Count boxes of score COUNTED_FROM and above at IoU 0.5, class by class; raise as `result` does.
+
+        Detections are matched best first, so what lies below that score changes no match above it. Classes that are
+        found, though no picture has an object of them, have wrong answers only.
+        """
+        found = {one.number: _counts(one) for one in self.matches()}
+        stray = Counter(
+            number
+            for _, detected in self._pictures
+            for number in detected.classes[detected.scores >= COUNTED_FROM].tolist()
+            if number not in found
+        )
+        found |= {number: Counts.of(0, wrong, 0) for number, wrong in stray.items()}
+        return dict(sorted(found.items()))
+
     def _evaluate(self) -> tuple[Detection, list[Matches]]:
         if self._evaluated is None:
             if not any((~annotated.crowd).any() for annotated, _ in self._pictures):
@@ -116,7 +137,9 @@ class DetectionTally:
         return self._evaluated
 
 
-def paired(before: DetectionTally, after: DetectionTally, resamples: int = RESAMPLES, seed: int = 0) -> DetectionDelta:
+def paired(
+    before: DetectionTally, after: DetectionTally, resamples: int = bootstrap.RESAMPLES, seed: int = 0
+) -> DetectionDelta:
     """Return the difference in mean average precision of two models on the same pictures.
 
     The interval is the percentile bootstrap over pictures (Efron 1979): they are drawn with replacement `resamples`
@@ -127,11 +150,35 @@ def paired(before: DetectionTally, after: DetectionTally, resamples: int = RESAM
         what = f"on {len(before.keys)} pictures before and {len(after.keys)} after"
         raise EdgekitError(f"mAP was measured {what}, not the same", "measure both models on the same pictures")
     first, second = before.result(), after.result()
-    weights = _draws(first.n, resamples, seed)
+    weights = bootstrap.draws(first.n, resamples, seed)
     drops = average_precision(before.matches(), weights) - average_precision(after.matches(), weights)
-    drop, low, high = _interval(first.map - second.map, drops.mean(axis=1))
-    drop50, low50, high50 = _interval(first.map50 - second.map50, drops[:, 0])
+    drop, low, high = bootstrap.interval(first.map - second.map, drops.mean(axis=1))
+    drop50, low50, high50 = bootstrap.interval(first.map50 - second.map50, drops[:, 0])
     return DetectionDelta(drop, low, high, drop50, low50, high50, first.n)
+
+
+def by_class(before: DetectionTally, after: DetectionTally, names: Sequence[str]) -> tuple[ClassFigures, ...]:
+    """Set two models beside each other class by class: those that occur, in the order of their numbers.
+
+    Classes beyond `names` are called by their number.
+    """
+    old, new = before.counts(), after.counts()
+    nothing = Counts.of(0, 0, 0)
+    found = []
+    for number in sorted(old.keys() | new.keys()):
+        first, second = old.get(number, nothing), new.get(number, nothing)
+        name = names[number] if 0 <= number < len(names) else str(number)
+        found.append(ClassFigures(name, first.tp + first.fn, first, second))
+    return tuple(found)
+
+
+def _counts(one: Matches) -> Counts:
+    counted = (one.scores >= COUNTED_FROM) & ~one.ignored[0]
+    right, answers = int(np.count_nonzero(counted & one.right[0])), int(np.count_nonzero(counted))
+    objects = int(one.objects.sum())
+    precision = average_precision([one], np.ones((1, len(one.objects)))) if objects else None
+    ap = float(precision.mean()) if precision is not None else None
+    return Counts.of(right, answers - right, objects - right, ap=ap)
 
 
 def average_precision(matches: Sequence[Matches], weights: ndarray) -> ndarray:
@@ -182,18 +229,6 @@ def _class_precision(one: Matches, weights: ndarray, objects: ndarray) -> ndarra
     return result
 
 
-def _draws(n: int, resamples: int, seed: int) -> ndarray:
-    """Draw n of n pictures with replacement, `resamples` times: how often each was drawn, (resamples, n)."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-
-
-def _interval(drop: float, drops: ndarray) -> tuple[float, float, float]:
-    """Give the drop with its 95% interval, which holds it."""
-    drops = drops[np.isfinite(drops)]
-    low, high = np.quantile(drops, (0.025, 0.975)) if len(drops) else (drop, drop)
-    return drop, min(float(low), drop), max(float(high), drop)
-
-
 # ---- the COCO evaluator
 
 
@@ -212,8 +247,9 @@ def _evaluate(pictures: Sequence[tuple[Annotated, Detected]]) -> tuple[Detection
         evaluator.evaluate()
         evaluator.accumulate()
     n, precision = len(pictures), evaluator.eval["precision"]
-    by_class = [evaluator.evalImgs[start : start + n] for start in range(0, len(wanted) * n, n)]
-    matches = [_matches(one) for one in by_class]
+    # The evaluator goes through the classes in order.
+    rows = [evaluator.evalImgs[start : start + n] for start in range(0, len(wanted) * n, n)]
+    matches = [_matches(number, one) for number, one in zip(sorted(wanted), rows, strict=True)]
     counts = [int(one.objects.sum()) for one in matches]
     classes = sum(count > 0 for count in counts)
     return Detection(_mean(precision), _mean(precision[0]), n, sum(counts), classes), matches
@@ -247,18 +283,18 @@ def _annotation(image: int, label: int, box: list[float]) -> dict[str, Any]:
     return {"image_id": image, "category_id": label, "bbox": [x0, y0, width, height], "area": width * height}
 
 
-def _matches(evaluated: Sequence[dict[str, Any] | None]) -> Matches:
+def _matches(number: int, evaluated: Sequence[dict[str, Any] | None]) -> Matches:
     """Gather one class's results, a dictionary a picture (None where there is nothing of it), best detection first."""
-    there = [(number, one) for number, one in enumerate(evaluated) if one is not None]
+    there = [(place, one) for place, one in enumerate(evaluated) if one is not None]
     scores = np.concatenate([one["dtScores"] for _, one in there] or [np.zeros(0)])
     order = np.argsort(-scores, kind="mergesort")  # as pycocotools sorts
-    picture = np.repeat([number for number, _ in there], [len(one["dtScores"]) for _, one in there])
+    picture = np.repeat([place for place, _ in there], [len(one["dtScores"]) for _, one in there])
     matched = np.concatenate([one["dtMatches"] for _, one in there], axis=1)[:, order] > 0
     ignored = np.concatenate([one["dtIgnore"] for _, one in there], axis=1)[:, order].astype(bool)
     objects = np.zeros(len(evaluated), np.int64)
-    for number, one in there:
-        objects[number] = np.count_nonzero(np.asarray(one["gtIgnore"]) == 0)
-    return Matches(picture[order].astype(np.int64), matched & ~ignored, ignored, objects)
+    for place, one in there:
+        objects[place] = np.count_nonzero(np.asarray(one["gtIgnore"]) == 0)
+    return Matches(number, picture[order].astype(np.int64), scores[order], matched & ~ignored, ignored, objects)
 
 
 def _mean(precision: ndarray) -> float:

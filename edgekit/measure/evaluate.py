@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-from edgekit.data.folder import Source
+from edgekit.data.folder import Source, read
 from edgekit.data.headers import Unreadable
 from edgekit.data.images import decode
 from edgekit.lazy import np
 from edgekit.measure import heads
 from edgekit.measure.accuracy import Tally
+from edgekit.measure.calibration import LARGEST, Beside, Calibration
 from edgekit.measure.detect import DetectionTally
 from edgekit.measure.drift import Drift, DriftResult
+from edgekit.measure.metric import Metric, Sample, Scores
 from edgekit.session import open_session, run
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ class Evaluation:
     detected: tuple[DetectionTally, DetectionTally] | None
     drift: DriftResult
     unreadable: int
+    scored: tuple[Scores, Scores] | None = None
 
 
 def evaluate(
@@ -51,14 +55,16 @@ def evaluate(
     decision: Decision,
     classes: Classes | None = None,
     objects: Objects | None = None,
+    metric: Metric | None = None,
 ) -> Evaluation:
     """Run the sessions `before` and `after` over pictures, one at a time; memory does not grow with their number.
 
     With `classes`, pictures are labelled by their folder and the first output is taken as scores; with `objects`, the
-    outputs are decoded to boxes.
+    outputs are decoded to boxes; `metric` scores the outputs as they are.
     """
     classified = (Tally(), Tally()) if classes is not None else None
     detected = (DetectionTally(), DetectionTally()) if objects is not None else None
+    scored = (Scores(), Scores()) if metric is not None else None
     drift = Drift()
     unreadable = 0
     for source in sources:
@@ -68,6 +74,8 @@ def evaluate(
             continue
         answers = [[output[:1] if np.ndim(output) else output for output in run(s, feed)] for s in (before, after)]
         drift.add(*answers)
+        if scored is not None and metric is not None:
+            _score(metric, scored, (before, after), answers, Sample(source.path, source.label, feed))
         if classified is not None and classes is not None and source.label is not None:
             for tally, answer in zip(classified, answers, strict=True):
                 tally.add(answer[0], [classes.index[source.label]])
@@ -77,13 +85,35 @@ def evaluate(
             for found, answer in zip(detected, answers, strict=True):
                 boxes = heads.detect(objects.head, answer, decision.preprocess, size, objects.outputs)
                 found.add(annotated, boxes)
-    return Evaluation(classified, detected, drift.result(), unreadable)
+    return Evaluation(classified, detected, drift.result(), unreadable, scored)
+
+
+def evaluate_feeds(before: Any, after: Any, feeds: Calibration, metric: Metric | None = None) -> Evaluation:
+    """Run the sessions `before` and `after` over ready-made or synthetic inputs, one at a time."""
+    scored = (Scores(), Scores()) if metric is not None else None
+    drift = Drift()
+    beside = feeds.beside() if metric is not None else repeat(Beside())
+    for feed, known in zip(feeds, beside, strict=False):
+        answers = [run(session, feed) for session in (before, after)]
+        drift.add(*answers)
+        if scored is not None and metric is not None:
+            sample = Sample(known.path, None, feed, known.arrays, known.number)
+            _score(metric, scored, (before, after), answers, sample)
+    return Evaluation(None, None, drift.result(), 0, scored)
+
+
+def _score(
+    metric: Metric, scored: tuple[Scores, Scores], sessions: tuple[Any, Any], answers: Sequence[Any], sample: Sample
+) -> None:
+    for scores, session, answer in zip(scored, sessions, answers, strict=True):
+        names = [output.name for output in session.get_outputs()]
+        scores.add(metric.score(dict(zip(names, answer, strict=True)), sample))
 
 
 def feed_of(source: Source, decision: Decision) -> Feed | None:
     """Make the model's input of one picture (a fixed batch is filled with copies); None when it cannot be read."""
     try:
-        pixels = decode(source.path.read_bytes()).pixels
+        pixels = decode(read(source, LARGEST)).pixels
     except (Unreadable, OSError):
         return None
     array = decision.preprocess.apply(pixels)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.measure import accuracy, detect, evaluate, latency, machine, memory
+from edgekit.measure import accuracy, detect, evaluate, latency, machine, memory, metric
 from edgekit.measure import size as sizes
 from edgekit.measure.drift import Drift
 from edgekit.report import report as plain
 from edgekit.session import open_session, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from edgekit.measure.drift import DriftResult
     from edgekit.measure.material import Material
+    from edgekit.measure.metric import Metric
     from edgekit.session import Feed
 
 
@@ -27,6 +28,8 @@ class Outputs:
     accuracy: plain.Accuracy | None
     drift: plain.Drift
     unreadable: int = 0
+    classes: tuple[plain.ClassFigures, ...] = ()
+    confusion: tuple[plain.Answered, ...] = ()
 
 
 def size(before: Path, after: Path) -> plain.Size:
@@ -38,10 +41,12 @@ def size(before: Path, after: Path) -> plain.Size:
 
 def speed(
     before: Path, after: Path, feeds: Sequence[Feed], *, seconds: float, seed: int, threads: int
-) -> plain.Latency:
-    """Measure the latency of two models, interleaved."""
+) -> tuple[plain.Latency, plain.Distribution | None]:
+    """Measure the latency of two models, interleaved, and how single runs spread."""
     openers = [latency.session_runner(path, feeds, threads) for path in (before, after)]
-    return _latency(latency.compare(*openers, seconds=seconds, seed=seed, threads=threads))
+    found = latency.compare(*openers, seconds=seconds, seed=seed, threads=threads)
+    spread = found.distribution
+    return _latency(found), plain.Distribution(spread.edges, spread.before, spread.after) if spread else None
 
 
 def load(before: Path, after: Path, threads: int) -> plain.Pair:
@@ -62,18 +67,29 @@ def outputs(before: Path, after: Path, material: Material, cores: int) -> Output
     """Compare what two models answer on the material of the report."""
     old, new = (open_session(path, threads=cores) for path in (before, after))
     if material.pictures and material.decision is not None:
-        answers = evaluate.evaluate(old, new, material.pictures, material.decision, material.labelled, material.objects)
-        return Outputs(_accuracy(answers), _drift(answers.drift, "pictures"), answers.unreadable)
-    kind = "ready-made inputs" if material.report.origin == "feeds" else "synthetic pictures"
-    return Outputs(None, _drift(compare_outputs(old, new, material.report), kind))
+        judged_by = (material.labelled, material.objects, material.metric)
+        answers = evaluate.evaluate(old, new, material.pictures, material.decision, *judged_by)
+        classes, confusion = _classes(answers, material)
+        drift = _drift(answers.drift, "pictures")
+        return Outputs(_accuracy(answers, material.metric), drift, answers.unreadable, classes, confusion)
+    kinds = {"feeds": "ready-made inputs", "random": "random inputs"}
+    kind = kinds.get(material.report.origin, "synthetic pictures")
+    answers = evaluate.evaluate_feeds(old, new, material.report, material.metric)
+    return Outputs(_accuracy(answers, material.metric), _drift(answers.drift, kind))
 
 
-def compare_outputs(before: object, after: object, feeds: Iterable[Feed]) -> DriftResult:
-    """Run two sessions over the same feeds and compare what they answer."""
+def nearness(before: Any, after: Any, material: Material, count: int) -> tuple[str, float, float, int]:
+    """Compare two sessions on the first `count` inputs of the report: what was measured, both scores, how many inputs.
+
+    `agreement` of the top answers for a classifier, `cosine` of the outputs for anything else; `before` has 1.
+    """
     drift = Drift()
-    for feed in feeds:
+    for feed in islice(material.report, count):
         drift.add(run(before, feed), run(after, feed))
-    return drift.result()
+    found = drift.result()
+    if found.agreement is not None:
+        return "agreement", 1.0, found.agreement, found.n
+    return "cosine", 1.0, found.cosine, found.n
 
 
 def _latency(speed: latency.Comparison) -> plain.Latency:
@@ -96,7 +112,10 @@ def _drift(drift: Any, on: str) -> plain.Drift:
     return plain.Drift(drift.sqnr_db, drift.cosine, drift.agreement, drift.n, on)
 
 
-def _accuracy(answers: evaluate.Evaluation) -> plain.Accuracy | None:
+def _accuracy(answers: evaluate.Evaluation, own: Metric | None = None) -> plain.Accuracy | None:
+    if answers.scored is not None and own is not None:
+        gap = metric.paired(*answers.scored)
+        return plain.Accuracy(own.name, gap.before, gap.after, gap.drop, gap.low, gap.high, gap.n)
     if answers.classified is not None:
         before, after = (tally.result() for tally in answers.classified)
         delta = accuracy.paired(answers.classified[0].correct, answers.classified[1].correct)
@@ -121,6 +140,18 @@ def _accuracy(answers: evaluate.Evaluation) -> plain.Accuracy | None:
             map50_drop=found.drop50,
         )
     return None
+
+
+def _classes(
+    answers: evaluate.Evaluation, material: Material
+) -> tuple[tuple[plain.ClassFigures, ...], tuple[plain.Answered, ...]]:
+    """Give the figures of every class and the confusions; detectors have none of the latter."""
+    if answers.classified is not None:
+        before, after = answers.classified
+        return accuracy.by_class(before, after, material.class_names), accuracy.confusions(before, after)
+    if answers.detected is not None:
+        return detect.by_class(*answers.detected, material.class_names), ()
+    return (), ()
 
 
 def machine_sentence(here: machine.Machine, threads: int) -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from edgekit.errors import EdgekitError
 from edgekit.lazy import np, onnx, ort
+from edgekit.measure.histogram import Histogram, histogram
 from edgekit.session import open_session, run
 
 if TYPE_CHECKING:
@@ -86,6 +87,12 @@ class Comparison:
     seed: int
     ratio_of: Literal["cpu", "wall"] = "wall"
     confidence: float = 0.95
+    distribution: Histogram | None = None  # of single runs, in milliseconds
+
+    @property
+    def after_ms(self) -> float:
+        """Median milliseconds of one inference, after."""
+        return self.after.median_ms
 
     @property
     def half_width(self) -> float:
@@ -181,9 +188,10 @@ def compare(
         if clock() + cheapest > deadline or _is_narrow(pairs, seed, half_width):
             break
     low, middle, high = (math.exp(value) for value in interval([pair.log_ratios for pair in pairs], seed))
+    runs = [1e3 * np.concatenate(one) for one in zip(*((pair.before, pair.after) for pair in pairs), strict=True)]
     return Comparison(
-        before=_latency([pair.before for pair in pairs]),
-        after=_latency([pair.after for pair in pairs]),
+        before=_latency(runs[0]),
+        after=_latency(runs[1]),
         speedup=middle,
         low=low,
         high=high,
@@ -194,6 +202,7 @@ def compare(
         blocks=sum(len(pair.log_ratios) for pair in pairs),
         seed=seed,
         ratio_of="cpu" if by_cpu else "wall",
+        distribution=histogram(*runs),
     )
 
 
@@ -363,8 +372,7 @@ def _student(freedom: int) -> float:
     return _Z + (_Z**3 + _Z) / (4 * freedom) + (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / (96 * freedom**2)
 
 
-def _latency(groups: Sequence[Sequence[float]]) -> Latency:
-    times = 1e3 * np.concatenate([np.asarray(group) for group in groups])
+def _latency(times: np.ndarray) -> Latency:
     median, p90, p99 = (float(value) for value in np.percentile(times, [50, 90, 99]))
     return Latency(median_ms=median, p90_ms=p90, p99_ms=p99, min_ms=float(times.min()), runs=len(times))
 

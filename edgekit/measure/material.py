@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,8 +12,9 @@ from edgekit import graph
 from edgekit.data import layout
 from edgekit.data.folder import Listing, Source, scan
 from edgekit.errors import EdgekitError
-from edgekit.measure import calibration, classes, evaluate, heads, infer, roles
+from edgekit.measure import calibration, classes, evaluate, heads, infer, readymade, roles
 from edgekit.measure.calibration import Calibration
+from edgekit.measure.metric import Metric, load
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -51,6 +53,10 @@ class Given(Protocol):
         """How a detector's outputs are decoded; None to find out."""
 
     @property
+    def metric(self) -> str | None:
+        """A score of one's own: module:function."""
+
+    @property
     def seed(self) -> int:
         """Seed of every random choice."""
 
@@ -61,6 +67,8 @@ class Material:
 
     pictures: those of the report role. decision: how pictures are fed; None when inputs came ready-made. labelled: how
     the folders map to outputs; None without labels. objects: what a detector is judged on; None for anything else.
+    choosers: the pictures of the choose role. sought: what a detector is judged on when choosing. metric: a score of
+    one's own, instead of all that is made of labels.
     sentences: what was given, found or assumed, for the report.
     """
 
@@ -73,17 +81,21 @@ class Material:
     objects: evaluate.Objects | None = None
     class_names: tuple[str, ...] = ()
     sentences: tuple[str, ...] = ()
+    choosers: tuple[Source, ...] = ()
+    sought: evaluate.Objects | None = None
+    metric: Metric | None = None
 
 
 def gather(model: ModelProto, path: Path, given: Given, samples: int) -> Material:
     """Gather everything; raise EdgekitError when pictures, classes or inputs do not fit the model."""
+    scorer = _scorer(given)
     if given.feeds is not None:
-        return _ready_made(model, Path(given.feeds))
+        return _ready_made(model, Path(given.feeds), scorer)
     if given.task == "detect":
         return _detection(model, path, given, samples)
     calib, data = (scan(Path(folder)) if folder is not None else None for folder in (given.calib, given.data))
     shared = roles.split_roles(calib, data, samples, given.seed)
-    labelled = _labelled(model, data or calib, given)
+    labelled = _labelled(model, data or calib, given) if scorer is None else None
     known = (*shared.choose, *shared.calibrate)
     decision = infer.decide(model, given=_flags(given), model_path=path, pictures=known, classes=labelled)
     if labelled is not None:
@@ -93,6 +105,8 @@ def gather(model: ModelProto, path: Path, given: Given, samples: int) -> Materia
     sentences = [*decision.sentences(), *shared.notes]
     if labelled is not None:
         sentences.append(f"classes: {labelled.source}")
+    elif scorer is not None:
+        sentences.append(f"scored by {given.metric}")
     elif (listing := data or calib) is not None and listing.labels:
         sentences.append(f"no accuracy: {_unlabelled(listing)}")
     return Material(
@@ -104,14 +118,28 @@ def gather(model: ModelProto, path: Path, given: Given, samples: int) -> Materia
         labelled=labelled,
         class_names=names,
         sentences=tuple(sentences),
+        choosers=shared.choose,
+        metric=scorer,
     )
+
+
+def _scorer(given: Given) -> Metric | None:
+    """Import the metric of one's own; raise EdgekitError when it is not there, or there is nothing to score."""
+    if given.metric is None:
+        return None
+    if given.task == "detect":
+        raise EdgekitError("--metric and --task detect exclude each other", "leave one of them out")
+    if given.data is None and given.feeds is None:
+        raise EdgekitError(f"--metric {given.metric}: nothing to score", "give samples with --data or --feeds")
+    return load(given.metric)
 
 
 def _detection(model: ModelProto, path: Path, given: Given, samples: int) -> Material:
     """Gather what a detector is fed with and judged on: pictures with boxes, whose labels are not their folders."""
     labels = layout.read(Path(given.data)) if given.data is not None else None
     data = _annotated(labels) if labels is not None else None
-    calib = _pictures_of(Path(given.calib)) if given.calib is not None else None
+    known = _read_labels(Path(given.calib)) if given.calib is not None else None
+    calib = _annotated(known) if known is not None else scan(Path(given.calib)) if given.calib is not None else None
     shared = roles.split_roles(calib, data, samples, given.seed)
     decision = infer.decide(model, given=_flags(given), model_path=path, pictures=shared.choose)
     head = given.head or heads.guess(evaluate.output_shapes(model), decision.preprocess.size)
@@ -136,6 +164,8 @@ def _detection(model: ModelProto, path: Path, given: Given, samples: int) -> Mat
         objects=objects,
         class_names=names,
         sentences=tuple(sentences),
+        choosers=shared.choose,
+        sought=_sought(model, head, shared.choose, (labels, known)),
     )
 
 
@@ -147,26 +177,43 @@ def _annotated(labels: layout.Detections) -> Listing:
     return Listing(labels.origin, sources, 0)
 
 
-def _pictures_of(root: Path) -> Listing:
-    return _annotated(layout.read(root)) if layout.recognise(root) is not None else scan(root)
+def _read_labels(root: Path) -> layout.Detections | None:
+    return layout.read(root) if layout.recognise(root) is not None else None
+
+
+def _sought(
+    model: ModelProto, head: str, pictures: Sequence[Source], sets: Sequence[layout.Detections | None]
+) -> evaluate.Objects | None:
+    """Give what choices about a detector are made by; None when mAP cannot be measured, which choices do without."""
+    if find_spec("pycocotools") is None:
+        return None
+    return evaluate.Objects(head, _labels_among(pictures, sets), graph.output_names(model))
+
+
+def _labels_among(pictures: Sequence[Source], sets: Sequence[layout.Detections | None]) -> dict[str, layout.Annotated]:
+    """Give the labels of these pictures by key; none at all when one of them has none."""
+    known = {one.source.path: one for labels in sets if labels is not None for one in labels.pictures}
+    if not all(source.path in known for source in pictures):
+        return {}
+    return {source.key: known[source.path] for source in pictures}
 
 
 def _flags(given: Given) -> dict[str, Any]:
     return {name: value for name in PICTURE_FLAGS if (value := getattr(given, name)) is not None}
 
 
-def _ready_made(model: ModelProto, path: Path) -> Material:
-    """Deal the samples of an .npz into the three roles, every fourth to choose, every fourth to the report."""
-    whole = calibration.from_feeds(path, graph.inputs(model))
+def _ready_made(model: ModelProto, path: Path, scorer: Metric | None) -> Material:
+    """Deal ready-made samples into the three roles, every fourth to choose, every fourth to the report."""
+    whole = readymade.from_feeds(path, graph.inputs(model), others=scorer is not None)
     if whole.count < 3:
         note = f"--feeds holds {whole.count} sample(s): the same calibrate, choose and are reported on"
-        return Material(whole, whole, whole, sentences=(note,))
+        return Material(whole, whole, whole, sentences=(note,), metric=scorer)
     if whole.count == 3:
         calibrate, choose, report = (whole.part((number,), 3) for number in range(3))
     else:
         calibrate, choose, report = whole.part((0, 1)), whole.part((2,)), whole.part((3,))
     note = f"ready-made inputs: {calibrate.count} calibrate, {choose.count} choose, {report.count} are reported on"
-    return Material(calibrate, choose, report, sentences=(note,))
+    return Material(calibrate, choose, report, sentences=(note,), metric=scorer)
 
 
 def _streams(shared: roles.Roles, decision: infer.Decision, seed: int) -> tuple[Calibration, Calibration, Calibration]:

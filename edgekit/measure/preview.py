@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgekit.data.folder import read
 from edgekit.data.headers import Unreadable
 from edgekit.data.images import decode
 from edgekit.data.sheet import Tile, contact_sheet, png
 from edgekit.errors import EdgekitError
 from edgekit.lazy import np
 from edgekit.measure import synthetic
+from edgekit.measure.calibration import LARGEST
 
 if TYPE_CHECKING:
     import numpy
@@ -35,7 +37,7 @@ def _pictures(material: Material, preprocess: Preprocess) -> list[tuple[str, num
     found = []
     for source in material.pictures[:SHOWN]:
         try:
-            found.append((source.key.rsplit("/", 1)[-1], decode(source.path.read_bytes()).pixels))
+            found.append((source.key.rsplit("/", 1)[-1], decode(read(source, LARGEST)).pixels))
         except (Unreadable, OSError):
             continue
     if not material.pictures:

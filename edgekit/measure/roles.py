@@ -6,9 +6,11 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from edgekit.data.folder import read
 from edgekit.data.images import decode
 from edgekit.errors import EdgekitError
 from edgekit.lazy import np
+from edgekit.measure.calibration import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -63,7 +65,7 @@ class Gallery:
         for number in sorted(range(taken), key=lambda number: number * 0.6180339887498949 % 1):
             source = self._sources[number * len(self._sources) // taken]
             try:
-                yield decode(source.path.read_bytes()).pixels, source.label
+                yield decode(read(source, LARGEST)).pixels, source.label
             except (EdgekitError, OSError):  # whoever goes through all of them counts it
                 continue
 
@@ -111,10 +113,8 @@ def _groups(sources: Sequence[Source], seed: int) -> list[_Group]:
 def _rank(source: Source, seed: int) -> str:
     digest = hashlib.blake2b(digest_size=16, salt=seed.to_bytes(8, "little"))
     try:
-        with source.path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    except OSError:  # whoever decodes it will say why; until then it is like nothing else
+        digest.update(read(source, LARGEST))
+    except (EdgekitError, OSError):  # whoever decodes it will say why; until then it is like nothing else
         digest.update(b"unreadable\0" + source.key.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 

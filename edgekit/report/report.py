@@ -76,6 +76,11 @@ class Accuracy:
     map50_after: float | None = None
     map50_drop: float | None = None
 
+    @property
+    def own(self) -> bool:
+        """Whether the user defined the metric: it may be in any unit."""
+        return self.metric not in ("top-1", "mAP")
+
 
 @dataclass(frozen=True)
 class Drift:
@@ -90,25 +95,71 @@ class Drift:
 
 @dataclass(frozen=True)
 class Counts:
-    """How one class fares: right and wrong answers, one class against the rest; shares are 0..1, None where 0 / 0."""
+    """How one class fares: right and wrong answers, one class against the rest; shares are 0..1, None where 0 / 0.
+
+    For detectors `ap` is the average precision over IoU 0.50, 0.55 .. 0.95; the others count boxes of score 0.3 and
+    above at IoU 0.5, and `tn` is None: there is no counting of what is rightly not found. For classifiers `ap` is None.
+    """
 
     tp: int
     fp: int
     fn: int
-    tn: int
+    tn: int | None
     precision: float | None
     recall: float | None
     f1: float | None
+    ap: float | None = None
+
+    @classmethod
+    def of(cls, tp: int, fp: int, fn: int, tn: int | None = None, ap: float | None = None) -> Counts:
+        """Work the shares out."""
+        shares = ((tp, tp + fp), (tp, tp + fn), (2 * tp, 2 * tp + fp + fn))
+        precision, recall, f1 = (part / whole if whole else None for part, whole in shares)
+        return cls(tp, fp, fn, tn, precision, recall, f1, ap)
+
+    @property
+    def figure(self) -> float | None:
+        """The figure that classes are ranked by, 0..1: average precision for detectors, F1 for classifiers."""
+        return self.f1 if self.tn is not None else self.ap
 
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """One class of a labelled report: `n` pictures (or objects) of it, before and after."""
+    """One class of a labelled report: `n` pictures (or objects) of it, before and after.
+
+    `lost`, `gained`: its pictures that only the original, only the finished model has right; `p_value`: McNemar's of
+    the two. None for detectors.
+    """
 
     name: str
     n: int
     before: Counts
     after: Counts
+    lost: int | None = None
+    gained: int | None = None
+    p_value: float | None = None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """How many pictures of the class `label` got the answer `answer`, before and after: a cell of the confusion matrix.
+
+    Both are positions in the report's classes; the answer is None where the scores held a NaN.
+    """
+
+    label: int
+    answer: int | None
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """How long single runs took: their counts between `edges`, milliseconds that grow by the same factor."""
+
+    edges: tuple[float, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -195,10 +246,8 @@ class Report:
     seconds: float = 0.0
     headline: str = ""
     classes: tuple[ClassFigures, ...] = ()
-    # Rows: the label; columns: the answer of the finished model. In the order of `classes`.
-    confusion: tuple[tuple[int, ...], ...] = ()
-    # Counts of single runs, before and after, between the edges (milliseconds).
-    distribution: Mapping[str, Any] | None = None
+    confusion: tuple[Answered, ...] = ()  # the cells that are not 0, in order
+    distribution: Distribution | None = None
     layers: tuple[Layer, ...] = ()
     search: tuple[Candidate, ...] = ()
     elsewhere: Elsewhere | None = None
@@ -215,14 +264,22 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Give the versioned document of --json and --report x.json; gate names are its paths."""
-        body = asdict(self)
         return {
             "schema": SCHEMA,
             "generator": files.MADE_BY,
-            **body,
+            **_plain(asdict(self)),
             "passed": self.passed,
             "exit_code": self.exit_code,
         }
+
+
+def _plain(value: Any) -> Any:
+    """Give what JSON can hold: lists for tuples, null for what is not a finite number."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from edgekit.report.report import Accuracy, Drift, Latency, Report, Size
+from edgekit.report import ranking
+from edgekit.report.report import Accuracy, Candidate, Drift, Latency, Layer, Report, Size
 
-WIDTH = 100
+WIDTH, LABEL = 100, 11
 FAR_DB = 20.0  # below this the outputs are called strongly different
+SAME_DB = 150.0  # from here on two values are equal but for rounding
+TRIED = 6  # candidates of the search that fit on the screen with the rest
 
 
 def render(report: Report) -> str:
@@ -13,11 +16,12 @@ def render(report: Report) -> str:
     blocks = [
         [report.headline],
         table(report),
+        _search(report),
         _facts(report),
         _python(report),
         [*_gates(report), wrote(report)],
     ]
-    return "\n\n".join("\n".join(block) for block in blocks if block)
+    return printable("\n\n".join("\n".join(block) for block in blocks if block))
 
 
 def wrote(report: Report) -> str:
@@ -31,7 +35,7 @@ def wrote(report: Report) -> str:
 def table(report: Report) -> list[str]:
     """Give the lines of before, after and change."""
     rows = [("", "before", "after", "change"), *measured(report)]
-    return [f"{a:<11}{b:<12}{c:<12}{d}".rstrip() for a, b, c, d in rows]
+    return [f"{a:<{LABEL}}{b:<12}{c:<12}{d}".rstrip() for a, b, c, d in rows]
 
 
 def measured(report: Report) -> list[tuple[str, str, str, str]]:
@@ -62,6 +66,9 @@ def _latency(latency: Latency) -> tuple[str, str, str, str]:
 
 def _accuracy(accuracy: Accuracy) -> list[tuple[str, str, str, str]]:
     interval = f"95% {points(accuracy.high)} to {points(accuracy.low)}"
+    if accuracy.own:
+        values = f"{-accuracy.drop:+.4g}   (95% {-accuracy.high:+.4g} to {-accuracy.low:+.4g}; {accuracy.n:,} samples)"
+        return [(accuracy.metric, f"{accuracy.before:.4g}", f"{accuracy.after:.4g}", values)]
     change = f"{points(accuracy.drop)} points   ({interval}; {accuracy.n:,} pictures)"
     rows = [(accuracy.metric, percent(accuracy.before), percent(accuracy.after), change)]
     companions = (
@@ -86,8 +93,64 @@ def _drift(drift: Drift) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def worst(report: Report) -> list[str]:
+    """Say in a sentence each which class lost most and which is weakest; nothing without labels."""
+    return [words for words in (_most_lost(report), _weakest(report)) if words]
+
+
+def _most_lost(report: Report) -> str:
+    if not any(one.n for one in report.classes):
+        return ""
+    one = ranking.most_lost(report.classes)
+    if one is None:
+        return "no class lost"
+    if one.before.ap is not None and one.after.ap is not None:
+        precision = f"{percent(one.before.ap)} -> {percent(one.after.ap)}"
+        return f"lost most: {one.name}, AP {precision} ({_counted(one.n, 'object')})"
+    chance = "; no more than chance does" if ranking.within_chance(one, report.classes) else ""
+    recall = f"{share(one.before.recall)} -> {share(one.after.recall)}"
+    counts = f"lost {one.lost or 0:,}, gained {one.gained or 0:,} of {_counted(one.n, 'picture')}"
+    return f"lost most: {one.name}, recall {recall} ({counts}{chance})"
+
+
+def _weakest(report: Report) -> str:
+    one = ranking.weakest(report.classes)
+    if one is None:
+        return ""
+    name = ranking.figure_name(report.classes)
+    counted = _counted(one.n, "object" if name == "AP" else "picture")
+    return f"weakest: {one.name}, {name} {share(one.after.figure)} (before {share(one.before.figure)}; {counted})"
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
+def _search(report: Report) -> list[str]:
+    if not report.search:
+        return []
+    shown, left = ranking.candidates(report.search, TRIED)
+    cells = [("", "speed-up", "size", "SQNR", "change", ""), *(tried(one) for one in shown)]
+    widths = [max(len(row[column]) for row in cells) for column in range(5)]
+    lines = []
+    for number, (name, *figures, standing) in enumerate(cells):
+        right = "  ".join(f"{cell:>{width}}" for cell, width in zip(figures, widths[1:], strict=True))
+        label = "" if number else "tried"
+        lines.append(f"{label:<{LABEL}}{name:<{widths[0]}}  {right}  {standing}".rstrip())
+    return lines + ([f"{'':<{LABEL}}and {left} more"] if left else [])
+
+
+def tried(one: Candidate) -> tuple[str, str, str, str, str, str]:
+    """Give a candidate's cells: name, speed-up, size, SQNR, change in points, what became of it."""
+    speed = "not timed" if one.speedup is None else f"x{one.speedup:.2f}"
+    change = "" if one.drop is None else points(one.drop)
+    return one.name, speed, megabytes(one.bytes), decibels(one.sqnr_db), change, ranking.standing(one)
+
+
 def _facts(report: Report) -> list[str]:
-    facts = [("did", line) for line in report.done]
+    facts = [("classes", line) for line in worst(report)]
+    facts += [("elsewhere", report.elsewhere.sentence)] if report.elsewhere is not None else []
+    facts += [("did", line) for line in report.done]
     facts += [("note", line) for line in report.notes]
     facts += [("pictures", line) for line in report.preprocess.get("sentences", ())]
     facts.append(("calibrated", str(report.calibration["sentence"])))
@@ -103,8 +166,8 @@ def _facts(report: Report) -> list[str]:
 def _wrapped(name: str, text: str) -> list[str]:
     import textwrap
 
-    body = textwrap.wrap(text, WIDTH - 11, break_long_words=False, break_on_hyphens=False) or [""]
-    return [f"{name if i == 0 else '':<11}{line}".rstrip() for i, line in enumerate(body)]
+    body = textwrap.wrap(text, WIDTH - LABEL, break_long_words=False, break_on_hyphens=False) or [""]
+    return [f"{name if i == 0 else '':<{LABEL}}{line}".rstrip() for i, line in enumerate(body)]
 
 
 def _python(report: Report) -> list[str]:
@@ -138,6 +201,21 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
 
+def share(value: float | None) -> str:
+    """Show a share as percent, with a dash where there is none."""
+    return "-" if value is None else percent(value)
+
+
+def decibels(value: float | None) -> str:
+    """Show a signal-to-noise ratio, with a dash where there is none."""
+    return "-" if value is None else "equal" if value >= SAME_DB else f"{value:.1f} dB"
+
+
+def runs_in(layer: Layer) -> str:
+    """Say what a node runs in: int8, float, or - for one that only converts between the two."""
+    return "int8" if layer.int8 else "-" if layer.why.startswith("a conversion") else "float"
+
+
 def points(drop: float) -> str:
     """Show a drop as the change in percentage points: 0.01 is `-1.00`; never `-0.00`."""
     return f"{round(-100 * drop, 2) + 0.0:+.2f}"
@@ -146,3 +224,9 @@ def points(drop: float) -> str:
 def number(value: float) -> str:
     """Show a gate's value."""
     return f"{value:.4g}"
+
+
+def printable(text: str) -> str:
+    """Replace what cannot be shown or written: undecodable bytes of a path, control characters other than newlines."""
+    safe = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c == "\n" or c.isprintable() else f"\\x{ord(c):02x}" for c in safe)

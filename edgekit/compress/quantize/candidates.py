@@ -1,83 +1,119 @@
-"""Which of several 8-bit models to keep: measured on whole graphs, because costs of single layers mislead."""
+"""Which 8-bit models are worth measuring, in what order: a few guesses, each after what the ones before it showed."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from edgekit import graph
-from edgekit.compress.quantize import sensitivity
+from edgekit.compress.quantize import cut, qdq, repair, scope, sensitivity, weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterable
 
     from onnx import ModelProto, NodeProto
 
-    from edgekit.compress.method import Drift, Workbench
+    from edgekit.compress.method import Workbench
+    from edgekit.compress.quantize.plan import Plan
+    from edgekit.compress.quantize.repair import Wanted
+    from edgekit.compress.search import Search, Trial
 
-# What counts as near enough: the same top answer on this share of the held-back pictures, or this ratio.
-LEAST_AGREEMENT = 0.95
-LEAST_SQNR_DB = 20.0
 MOST_FIRST_LAYERS = 3
-# What the noise of the parts that stay in 8 bits may add up to; the second when the first did not help.
-TARGETS_DB = (22.0, 27.0)
+# What the noise of the parts that stay in 8 bits may add up to.
+TARGETS_DB = (12.0, 15.0, 18.0, 22.0, 27.0)
+# What noise as large as the output itself costs, in times of the whole float model; and that in words.
+PRICES = (1.0, 10.0, 100.0)
+_PRICED = ("quiet", "quieter", "quietest")
+STORED = "stored in 8 bits"
 
 
 @dataclass
-class Contest:
-    """Candidates against the float model: the fastest that is faster than it and near enough wins."""
+class Maker:
+    """Makes the 8-bit models of one float model, each from a decision: plain values that a recipe can hold."""
 
     model: ModelProto
+    chosen: set[str]
+    wanted: Wanted
     bench: Workbench
-    best: ModelProto | None = None
-    winner: str = ""
-    most: float = 0.0
-    # The last candidate's outcome: its speed-up, or None when its outputs were too far off for its speed to matter.
-    last: float | None = None
-    tried: list[str] = field(default_factory=list)
 
-    def enter(self, name: str, candidate: ModelProto) -> None:
-        """Measure one candidate."""
-        drift = self.bench.drift(self.model, candidate)
-        if not near_enough(drift):
-            self.last = None
-            self.tried.append(f"{name} changed the outputs too much ({_shown(drift)})")
-            return
-        speed = self.bench.speed(self.model, candidate)
-        self.last = speed.speedup
-        self.tried.append(f"{name} ran at {speed.speedup:.2f}x")
-        if speed.verdict == "faster" and speed.speedup > self.most:
-            self.best, self.winner, self.most = candidate, name, speed.speedup
+    @cached_property
+    def nodes(self) -> list[NodeProto]:
+        """The nodes that can run in 8 bits."""
+        return scope.scope(self.model, self.chosen)
 
-    def close(self) -> ModelProto | None:
-        """Give the winner, if there is one, and note what was tried."""
-        if self.best is not None:
-            outcome = f"took {self.winner}"
-            self.bench.decide(self.winner)
+    @cached_property
+    def plan(self) -> Plan:
+        """How they are quantised; measured at first use."""
+        return repair.plan(self.model, [node.name for node in self.nodes], self.wanted.without(repair.LAST), self.bench)
+
+    @cached_property
+    def _errors(self) -> Mapping[str, Any]:
+        return weights.mean_errors(self.model, self.chosen, self.bench)
+
+    @cached_property
+    def parts(self) -> list[sensitivity.Part]:
+        """The noise of each part of the graph; measured at first use."""
+        few = self.bench.feeds(sensitivity.FEEDS)
+        return sensitivity.measured_parts(self.plan.model, self.nodes, self.quantized, few)
+
+    def quantized(self, names: set[str], plan: Plan | None = None) -> ModelProto:
+        """Give the model with these nodes in 8 bits, as far as they are worth it together."""
+        plan = plan or self.plan
+        return qdq.quantize_static(plan.model, scope.scope(plan.model, names), plan)
+
+    def make(self, decision: Mapping[str, Any]) -> ModelProto:
+        """Give the model of a decision. What stays in float is stored in 8 bits."""
+        kind = decision["kind"]
+        if kind == "stored":
+            return weights.int8_weights().apply(self.model, self.bench)
+        if kind == "dynamic":
+            made = qdq.quantize_dynamic(self.model, self.bench, self.chosen)
         else:
-            outcome = "stored in 8 bits instead"
-            ran = any(" ran at " in attempt for attempt in self.tried)
-            self.bench.decide(f"stored in 8 bits: int8 arithmetic {'is not faster here' if ran else 'is too far off'}")
-        self.bench.note(f"{'; '.join(self.tried)}: {outcome}")
-        return self.best
+            names = self.chosen - set(decision["float"])
+            last = decision["last"] and repair.corrected(self.plan, sorted(names), self.wanted, self.bench)
+            made = self.quantized(names, last or None)
+        weights.store_int8(made, self.chosen, self.bench, self._errors)
+        return made
+
+    def static(self, left_out: Iterable[str]) -> dict[str, Any]:
+        """Give the decision to leave these nodes in float."""
+        gone = set(left_out)
+        return {
+            "kind": "static",
+            "float": [node.name for node in self.nodes if node.name in gone],
+            "last": False,
+        }
+
+    def finished(self, taken: Trial) -> Mapping[str, Any]:
+        """Give the decision of the trial that was taken, with the last repair when that helps it."""
+        if taken.decision["kind"] != "static" or repair.LAST not in self.wanted.repairs:
+            return taken.decision
+        decision = {**taken.decision, "last": True}
+        reached = self.bench.drift(self.model, self.make(decision)).sqnr_db
+        return decision if repair.helps(repair.LAST, taken.drift.sqnr_db, reached, self.bench) else taken.decision
 
 
-def near_enough(drift: Drift) -> bool:
-    """Tell whether outputs are as near to the float ones as `int8` promises.
+def explore(maker: Maker, search: Search) -> None:
+    """Enter candidates into the search, the promising ones first."""
+    enter(search, maker, STORED, {"kind": "stored"})
+    if not maker.nodes:
+        return
+    if mostly_products(maker.model, maker.nodes):
+        enter(search, maker, "dynamic int8", {"kind": "dynamic"})
+    whole = enter(search, maker, "static int8", maker.static(()))
+    _where_it_pays(maker, search)
+    if not any(search.near(trial) for trial in search.trials if trial.decision["kind"] == "static"):
+        _quieter(maker, search)
+    elif search.near(whole):
+        _without_first_layers(maker, search, whole)
 
-    Either figure will do for a classifier: on pictures that look like none of its classes (synthetic ones) its top
-    answers are near ties, which turn over at any ratio of signal to noise.
-    """
-    if drift.agreement is not None and drift.agreement >= LEAST_AGREEMENT:
-        return True
-    return drift.sqnr_db >= LEAST_SQNR_DB
 
-
-def _shown(drift: Drift) -> str:
-    if drift.agreement is not None:
-        return f"the same top answer on {drift.agreement:.0%}, {drift.sqnr_db:.0f} dB"
-    return f"{drift.sqnr_db:.0f} dB"
+def enter(search: Search, maker: Maker, name: str, decision: Mapping[str, Any]) -> Trial:
+    """Make and measure one candidate."""
+    return search.enter(name, maker.make(decision), decision)
 
 
 def mostly_products(model: ModelProto, nodes: list[NodeProto]) -> bool:
@@ -90,32 +126,55 @@ def mostly_products(model: ModelProto, nodes: list[NodeProto]) -> bool:
     return sizes["Gemm"] + sizes["MatMul"] > sizes["Conv"]
 
 
-def tries(
-    nodes: list[NodeProto], contest: Contest, parts: Callable[[], list[sensitivity.Part]]
-) -> Iterator[tuple[str, set[str]]]:
-    """Give what to leave in float, each as a phrase and the names of the nodes.
+def _without_first_layers(maker: Maker, search: Search, last: Trial) -> None:
+    """Leave out one more of the first convolutions each time, for as long as that makes it faster.
 
-    First nothing. When that is near enough, one more of the first convolutions each time, for as long as that makes it
-    faster: few channels and large pictures are slow in 8 bits. When it is not, the parts that make the most noise.
+    Few channels and large pictures are slow in 8 bits.
     """
-    yield "static int8", set()
-    if contest.last is None:
-        yield from _quieter(nodes, contest, parts())
-        return
-    convolutions = [node.name for node in nodes if node.op_type == "Conv"]
+    convolutions = [node.name for node in maker.nodes if node.op_type == "Conv"]
     for count in range(1, min(MOST_FIRST_LAYERS, len(convolutions) - 1) + 1):
-        before = contest.last
-        yield f"static int8 without the first {f'{count} layers' if count > 1 else 'layer'}", set(convolutions[:count])
-        if contest.last is None or contest.last < before:
+        if not search.may_go_on():
+            return
+        name = f"static int8 without the first {f'{count} layers' if count > 1 else 'layer'}"
+        trial = enter(search, maker, name, maker.static(convolutions[:count]))
+        if not search.near(trial) or trial.speedup < last.speedup:
+            return
+        last = trial
+
+
+def _where_it_pays(maker: Maker, search: Search) -> None:
+    """Enter the cheapest choice of nodes by their own times, and as long as none is near enough, quieter ones."""
+    if not search.may_go_on():
+        return
+    times = cut.Times.measure(maker.plan.model, maker.quantized(maker.chosen), maker.bench)
+    seen: list[set[str]] = []
+    noise: Mapping[str, float] = {}
+    for price in (0.0, *PRICES):
+        if price and not noise:
+            noise = sensitivity.by_node(maker.parts)
+        inside = cut.cheapest(maker.plan.model, {node.name for node in maker.nodes}, times.priced(noise, price))
+        gone = {node.name for node in maker.nodes} - inside
+        if not gone or gone in seen or len(gone) == len(maker.nodes) or not search.may_go_on():
+            continue
+        seen.append(gone)
+        share = len(inside) / len(maker.nodes)
+        how = f", {_PRICED[PRICES.index(price)]}" if price else ""
+        trial = enter(search, maker, f"static int8 where it pays ({share:.0%} of the nodes{how})", maker.static(gone))
+        if search.near(trial):
             return
 
 
-def _quieter(nodes: list[NodeProto], contest: Contest, parts: list[sensitivity.Part]) -> Iterator[tuple[str, set[str]]]:
+def _quieter(maker: Maker, search: Search) -> None:
+    """Leave out the parts that make the most noise, more of them each time, until the outputs are near enough."""
+    seen: list[set[str]] = [set()]
     for target in TARGETS_DB:
-        gone = sensitivity.too_noisy(parts, target)
-        if len(gone) == len(nodes):
+        gone = sensitivity.too_noisy(maker.parts, target)
+        if len(gone) == len(maker.nodes) or not search.may_go_on():
             return
-        share = len(gone) / len(nodes)
-        yield f"static int8 without the noisiest {share:.0%}", gone
-        if contest.best is not None:
+        if gone in seen:
+            continue
+        seen.append(gone)
+        share = len(gone) / len(maker.nodes)
+        trial = enter(search, maker, f"static int8 without the noisiest {share:.0%}", maker.static(gone))
+        if search.near(trial):
             return

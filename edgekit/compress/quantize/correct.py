@@ -2,6 +2,8 @@
 
 Weights that add up large values to a small one (the bias cancels the rest) round to a large constant error. With the
 mean of every input channel it is known: E[W' x'] - E[W x], W' and x' rounded (Nagel et al., arXiv 1906.04721, 4.2).
+That is `errors`, one run of the float model. `sequential` reads the means in the 8-bit model itself, layer after layer,
+so that it also takes off what the layers before leave over, clipped ranges and borders.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from edgekit.lazy import np, onnx
 from edgekit.session import open_session, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from onnx import ModelProto, NodeProto
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 
 # Means settle long before ranges do.
 ENOUGH_SAMPLES = 32
+# Of the samples that `sequential` holds, because it runs them again and again.
+MOST_BYTES = 1 << 27
+# Times that `sequential` builds the 8-bit model and runs a part of it.
+WAVES = 16
 
 
 def errors(
@@ -50,6 +56,109 @@ def errors(
         if np.isfinite(error).all():
             found[node.name] = error.astype(weight.dtype)
     return found
+
+
+def sequential(
+    plain: ModelProto,
+    quantized: Callable[[Mapping[str, np.ndarray]], ModelProto],
+    layers: Sequence[NodeProto],
+    feeds: Callable[[], Iterable[Feed]],
+    start: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """Give the mean error of each output channel behind a corrected 8-bit graph, by the name of the Conv or Gemm node.
+
+    `quantized(errors)` gives the 8-bit model with these errors taken off its biases, the nodes under their names.
+    `start` are the figures to begin with (those of `errors`). Layers are corrected in the order of their depth; of a
+    net deeper than WAVES layers only those at WAVES depths evenly spread, which take off what has gathered since the
+    last; the others keep their figures, as does a layer that cannot be read. For each depth the 8-bit model is built
+    once and run up to there on at most ENOUGH_SAMPLES samples: besides WAVES times building it, as long as running each
+    sample WAVES / 2 times. A sample in which a layer's float output is not finite is left out for that layer.
+    """
+    found = dict(start or {})
+    layers = [node for node in layers if _has_channels(plain, node)]
+    few = _few(feeds())
+    if not layers or not few:
+        return found
+    waves = _waves(plain, layers)
+    goals = _output_means(plain, [node for wave in waves for node in wave], few)
+    for wave in waves:
+        seen = _output_means(quantized(found), wave, few)
+        for node in wave:
+            error = _mean_gap(goals.get(node.name), seen.get(node.name))
+            if error is not None:
+                old = found.get(node.name, 0.0)
+                found[node.name] = (old + error).astype(np.float32)
+    return found
+
+
+def _few(feeds: Iterable[Feed]) -> list[Feed]:
+    few: list[Feed] = []
+    held = 0
+    for feed in islice(feeds, ENOUGH_SAMPLES):
+        held += sum(np.asarray(array).nbytes for array in feed.values())
+        if few and held > MOST_BYTES:
+            break
+        few.append(feed)
+    return few
+
+
+def _waves(model: ModelProto, layers: Sequence[NodeProto]) -> list[list[NodeProto]]:
+    """Group layers by how many of them lie before them on the longest way from an input, and choose among the groups.
+
+    A wave never holds two layers one behind the other: both would take off the same error, which in a deep net grows
+    from wave to wave.
+    """
+    names = {node.name for node in layers}
+    reached: dict[str, int] = {}
+    depths: dict[str, int] = {}
+    for node in model.graph.node:
+        depth = max((reached.get(name, 0) for name in graph.reads(node)), default=0)
+        if node.name in names:
+            depths[node.name] = depth
+            depth += 1
+        reached.update({name: depth for name in node.output if name})
+    deepest = max(depths.values())
+    count = min(deepest + 1, WAVES)
+    chosen = [deepest * number // max(count - 1, 1) for number in range(count)]
+    return [[node for node in layers if depths[node.name] == depth] for depth in chosen]
+
+
+def _output_means(model: ModelProto, layers: Sequence[NodeProto], feeds: Sequence[Feed]) -> dict[str, np.ndarray]:
+    """Give what the layers of these names make (before any activation), its mean a sample and channel: (F, O)."""
+    wanted = {node.name: node.op_type for node in layers}
+    made = {node.name: node.output[0] for node in model.graph.node if wanted.get(node.name) == node.op_type}
+    names = list(dict.fromkeys(made.values()))
+    if not names:
+        return {}
+    session = open_session(_cut(model, names))
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for feed in feeds:
+        for name, array in zip(names, run(session, feed, names), strict=True):
+            rows[name].append(_channel_mean(array))
+    return {node: np.stack(rows[name]) for node, name in made.items()}
+
+
+def _cut(model: ModelProto, names: Sequence[str]) -> ModelProto:
+    """Give the part of a model that makes these values."""
+    part = graph.with_outputs(model, names)
+    kept = [value for value in part.graph.output if value.name in names]
+    del part.graph.output[:]
+    part.graph.output.extend(kept)
+    graph.remove_dead(part)
+    return part
+
+
+def _mean_gap(goal: np.ndarray | None, seen: np.ndarray | None) -> np.ndarray | None:
+    """Give how far the means (F, O) of one layer are from the goal's on average, from the samples that are finite."""
+    if goal is None or seen is None or seen.shape[1] % goal.shape[1]:
+        return None
+    finite = np.isfinite(goal).all(1) & np.isfinite(seen).all(1)
+    if not finite.any():
+        return None
+    # A rearranged stem makes the channels of several pixels, pixel by pixel.
+    gaps = seen[finite].reshape(int(finite.sum()), -1, goal.shape[1]).mean(1) - goal[finite]
+    mean: np.ndarray = gaps.mean(0)
+    return mean
 
 
 def take_off(model: ModelProto, found: Mapping[str, np.ndarray]) -> None:
@@ -89,7 +198,8 @@ def _means(
 
 def _channel_mean(array: np.ndarray) -> np.ndarray:
     others = tuple(axis for axis in range(array.ndim) if axis != 1)
-    means: np.ndarray = array.mean(axis=others, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        means: np.ndarray = array.mean(axis=others, dtype=np.float64)
     return means
 
 

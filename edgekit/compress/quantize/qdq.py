@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import graph
 from edgekit.compress.quantize import correct, scope, weights
+from edgekit.compress.quantize import target as types
 from edgekit.compress.quantize.stem import rearrange_stems
 from edgekit.compress.quantize.target import Target, target
 from edgekit.errors import EdgekitError
@@ -98,11 +99,38 @@ def quantize_static(model: ModelProto, nodes: Sequence[NodeProto], plan: Plan) -
     correct.take_off(made, {name: error for name, error in plan.errors.items() if name in names})
     used = set(activations(nodes))
     limits = {name: ends for name, ends in plan.limits.items() if name in used}
-    made = _inserted(made, nodes, limits, plan)
+    _untie(made, names, plan)
+    made = _inserted(made, [node for node in made.graph.node if node.name in names], limits, plan)
     _bypass(made, scope.float_results(model, nodes))
     _keep_floats(made, {name for node in nodes for name in node.output}, names)
+    _keep_float_weights(made, names)
     rearrange_stems(made)
     return _tidied(made, model)
+
+
+def _untie(model: ModelProto, names: set[str], plan: Plan) -> None:
+    """Copy each weight for those of its readers in 8 bits whose channels lie along another axis of it, in place.
+
+    One tensor has its scales along one axis; onnxruntime would read them along the other just as well. The axis of
+    integers that the plan has stays with them.
+    """
+    tensors, taken = graph.initializers(model), graph.tensor_names(model)
+    axes: dict[str, int] = {}
+    copies: dict[tuple[str, int], str] = {}
+    for node in model.graph.node:
+        tensor = tensors.get(node.input[1]) if node.name in names and len(node.input) > 1 else None
+        axis = weights.channel_axis(node, tensor) if tensor is not None else None
+        if tensor is None or axis is None:
+            continue
+        scales = plan.rounded[tensor.name][1].shape if tensor.name in plan.rounded else ()
+        first = axes.setdefault(tensor.name, next((dim for dim, size in enumerate(scales) if size > 1), axis))
+        if axis == first:
+            continue
+        if (tensor.name, axis) not in copies:
+            copies[tensor.name, axis] = graph.fresh_name(f"{tensor.name}_axis{axis}", taken)
+            values = onnx.numpy_helper.from_array(graph.array(tensor), copies[tensor.name, axis])
+            model.graph.initializer.append(values)
+        node.input[1] = copies[tensor.name, axis]
 
 
 def activations(nodes: Sequence[NodeProto]) -> list[str]:
@@ -113,20 +141,20 @@ def activations(nodes: Sequence[NodeProto]) -> list[str]:
 def scale_and_zero(low: float, high: float, kind: Target) -> tuple[np.ndarray, np.ndarray]:
     """Give the scale and the zero point that map `low`..`high`, zero included, to 8 bits."""
     least, dtype = (-128, np.int8) if kind.signed_activations else (0, np.uint8)
-    scale = np.float32((high - low) / 255)
+    scale = np.float32((high - low) / types.STEPS)
     if not scale > np.finfo(np.float32).tiny:
         return np.array(1.0, np.float32), np.array(0, dtype)
-    zero = np.clip(np.rint(least - low / float(scale)), least, least + 255)
+    zero = np.clip(np.rint(least - low / float(scale)), least, least + types.STEPS)
     return np.array(scale), np.array(zero, dtype)
 
 
 def round_values(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Round to the 256 steps of a range."""
-    scale = (high - low) / 255
+    scale = (high - low) / types.STEPS
     if scale < np.finfo(np.float32).tiny:
         return values
     zero = np.rint(-low / scale)
-    rounded: np.ndarray = (np.clip(np.rint(values / scale) + zero, 0, 255) - zero) * scale
+    rounded: np.ndarray = (np.clip(np.rint(values / scale) + zero, 0, types.STEPS) - zero) * scale
     return rounded
 
 
@@ -251,6 +279,28 @@ def _keep_floats(model: ModelProto, made_in_8_bits: set[str], names: set[str]) -
         for reader in model.graph.node:
             if (reader.name in names) == renamed and reader.op_type != "QuantizeLinear":
                 graph.rename_in(reader, old, new)
+
+
+def _keep_float_weights(model: ModelProto, names: set[str]) -> None:
+    """Give each Conv that is to stay in float a conversion of its own, with as many equal scales as it has channels.
+
+    Between plain conversions onnxruntime (1.22 and later, its WeightBiasQuantization) quantises the weights of a float
+    Conv too, with one scale for all channels: yolox_nano falls from 30.1 to 2.3 mAP by it.
+    """
+    makers, tensors = graph.producers(model), graph.initializers(model)
+    taken = graph.tensor_names(model) | {node.name for node in model.graph.node}
+    for node in [node for node in model.graph.node if node.op_type == "Conv" and node.name not in names]:
+        source, weight = makers.get(node.input[0]), tensors.get(node.input[1])
+        if source is None or source.op_type != "DequantizeLinear" or weight is None:
+            continue
+        channels = weight.dims[1] * int(graph.attribute(node, "group", 1))  # type: ignore[call-overload]
+        own = [graph.fresh_name(f"{node.name}{what}", taken) for what in ("_scales", "_zeros", "_float")]
+        for name, known in zip(own, source.input[1:], strict=False):
+            values = np.full(channels, graph.array(tensors[known]))
+            model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+        inputs = [source.input[0], *own[:2]]
+        model.graph.node.append(onnx.helper.make_node("DequantizeLinear", inputs, own[2:], own[2], axis=1))
+        node.input[0] = own[2]
 
 
 def _tidied(made: ModelProto, original: ModelProto) -> ModelProto:

@@ -42,6 +42,11 @@ def measured_parts(
     return [Part(names, _noise(plain, _answers(quantized(set(names)), few))) for names in _cut(nodes)]
 
 
+def by_node(parts: Sequence[Part]) -> dict[str, float]:
+    """Give each node its share of the noise of its part."""
+    return {name: part.noise / len(part.names) for part in parts for name in part.names}
+
+
 def too_noisy(parts: Sequence[Part], sqnr_db: float) -> set[str]:
     """Give the nodes of the noisiest parts, so many that what stays makes less noise than `sqnr_db` allows."""
     allowed = 10 ** (-sqnr_db / 10)

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Steps of an activation's range, and the largest integer of a weight: those of 8 bits.
+STEPS, LARGEST = 255, 127
+# What --isa says, in the words of the machine's description; what is missing is meant literally.
+_INSTRUCTIONS = {"arm": "arm-dot", "portable": "none"}
+
 
 @dataclass(frozen=True)
 class Target:
     """The types of a quantised model.
 
-    `signed_activations`: int8 instead of uint8. `seven_bits`: weights keep within -64..63, because without VNNI an x86
-    CPU adds two products of 8-bit numbers in 16 bits, which saturate: 255 * 127 * 2 > 32767, 255 * 64 * 2 is not.
+    `signed_activations`: int8 instead of uint8. `seven_bits`: weights that would saturate keep within -64..64, because
+    without VNNI an x86 CPU adds two products of 8-bit numbers in 16 bits: 255 * 127 * 2 > 32767, 255 * 64 * 2 is not.
     """
 
     signed_activations: bool
     seven_bits: bool
+
+
+def instructions(isa: str, here: str) -> str:
+    """Give the int8 instructions that `--isa` asks for; `auto` are those of this machine, `here`."""
+    return here if isa == "auto" else _INSTRUCTIONS.get(isa, isa)
 
 
 def target(int8: str) -> Target:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from edgekit import graph
 from edgekit.compress import fold
 from edgekit.compress.method import STEPS, Method
-from edgekit.compress.quantize import correct
+from edgekit.compress.quantize import correct, target
 from edgekit.errors import EdgekitError
 from edgekit.lazy import np, onnx
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 # Below it, the two nodes and the scales take more bytes than they save.
 SMALLEST = 128
+# Nor is a tensor stored that holds a smaller share of all weights: it saves nothing, and first layers are delicate.
+# Storing them too, yolox_nano has 0.05 MB less of 1.1 and up to a point less mAP.
+SMALLEST_SHARE = 1 / 500
 # Which inputs of an operator are weights.
 WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
     "Conv": (1,),
@@ -44,7 +47,8 @@ _FLOAT = 1  # onnx.TensorProto.FLOAT, which is not to be imported yet
 class int8_weights(Method):
     """Store weights in 8 bits, run in float: about 0.3x the bytes at the old speed.
 
-    One scale for each output channel, symmetric, so zeros stay zeros. Tensors of fewer than 128 values are left alone.
+    One scale for each output channel, symmetric, so zeros stay zeros. Tensors of fewer than 128 values, or of less than
+    0.2 % of all, are left alone.
     Raises EdgekitError when no float weights are left to store.
     """
 
@@ -105,7 +109,9 @@ def store_int8(model: ModelProto, chosen: set[str], bench: Workbench, errors: Ma
     _require_opset(model)
     readers = graph.consumers(model)
     stored = []
-    for tensor in list(_plain_floats(model, (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16))):
+    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    whole = sum(int(np.prod(tensor.dims, dtype=np.int64)) for tensor in model.graph.initializer)
+    for tensor in list(_plain_floats(model, kinds, int(SMALLEST_SHARE * whole))):
         axes = [channel_axis(node, tensor) for node in readers.get(tensor.name, [])]
         wanted = all(node.name in chosen for node in readers.get(tensor.name, []))
         if not axes or None in axes or not wanted:
@@ -130,8 +136,9 @@ def _first_axis(_: str, values: np.ndarray) -> np.ndarray:
     return back
 
 
-def rounded(values: np.ndarray, axis: int | None, largest: int = 127) -> tuple[np.ndarray, np.ndarray]:
+def rounded(values: np.ndarray, axis: int | None, largest: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Round to -`largest`..`largest` with one scale for each index along `axis`; give the integers and the scales."""
+    largest = target.LARGEST if largest is None else largest
     others = tuple(dim for dim in range(values.ndim) if dim != axis)
     extreme = np.abs(values.astype(np.float32)).max(axis=others, keepdims=True)
     scale = np.where(extreme > 0, extreme / np.float32(largest), np.float32(1)).astype(np.float32)
@@ -163,12 +170,12 @@ def _require_opset(model: ModelProto) -> None:
         )
 
 
-def _plain_floats(model: ModelProto, types: Iterable[int]) -> Iterable[TensorProto]:
+def _plain_floats(model: ModelProto, types: Iterable[int], least: int = 0) -> Iterable[TensorProto]:
     # onnxruntime folds nothing that could still be fed.
     kept = {value.name for value in (*model.graph.input, *model.graph.output)}
     for tensor in list(model.graph.initializer):
         size = int(np.prod(tensor.dims, dtype=np.int64))
-        if tensor.data_type in types and size >= SMALLEST and tensor.name not in kept:
+        if tensor.data_type in types and size >= max(SMALLEST, least) and tensor.name not in kept:
             yield tensor
 
 
