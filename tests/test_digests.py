@@ -63,7 +63,6 @@ def test_a_step_gives_the_same_bytes(edgekit, tmp_path, name, step):
     assert len({digest(edgekit, tmp_path, n, [step, *given]) for n in range(len(SURROUNDINGS))}) == 1
 
 
-@pytest.mark.skip(reason="replay is not there yet")
 def test_replayed_choices_give_the_same_bytes(edgekit, tmp_path):
     """What `--int8` chose by measuring, it need not choose again."""
     given = prepared(tmp_path, "sample")

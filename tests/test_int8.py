@@ -21,7 +21,7 @@ from edgekit.compress.simplify import same_outputs, simplify
 from edgekit.errors import EdgekitError
 from edgekit.measure.nodes import census
 from edgekit.session import open_session, run
-from nets import Answer, Bench, Net, attention, feeds, info, perceptron, residual, sqnr_db, swish
+from nets import Answer, Bench, Net, attention, branching, feeds, info, perceptron, residual, sqnr_db, swish
 
 
 def simple(model):
@@ -313,3 +313,20 @@ def test_an_activation_that_only_nested_graphs_read_is_kept():
     model = net.model({"input": [1, 3, 8, 8]}, {"map": [1, 16, 8, 8]})
     made, _ = applied("static", model)
     assert sqnr_db(model, made) > 30
+
+
+def test_constants_named_like_a_scale_are_not_in_the_way():
+    net = Net(1)
+    x = net.add("Sigmoid", net.conv("input", 3, 16, relu=False))
+    factor = net.constant(np.linspace(0.5, 2, 16, dtype=np.float32).reshape(1, 16, 1, 1), f"{x}_scale")
+    x = net.add("Mul", x, factor)
+    net.conv(net.add("Relu", x), 16, 4, relu=False)
+    net.nodes[-1].output[0] = "out"
+    model = net.model({"input": [1, 3, 8, 8]}, {"out": [1, 4, 8, 8]})
+    assert sqnr_db(model, applied("static", model)[0]) > 25
+
+
+def test_what_a_nested_graph_reads_does_not_keep_its_maker_in_float():
+    model = simple(branching())
+    made, _ = applied("static", model)
+    assert census(made).float == 0 and sqnr_db(model, made) > 25

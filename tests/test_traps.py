@@ -176,7 +176,7 @@ TRAPS = {
     "a shape that is computed": Trap(nets.computed_shape, 26, {"QLinearConv": 2, "QGemm": 1}),
     "numbers of words": Trap(nets.words, 22, {"QLinearMatMul": 1, "MatMulIntegerToFloat": 1}),
     "a loop": Trap(nets.looping, 26, {"QLinearConv": 2}, 4),
-    "if branches": Trap(nets.branching, 24, {"QLinearConv": 1}, 8, {"Conv": 1}),
+    "if branches": Trap(nets.branching, 24, {"QLinearConv": 2}, 7),
 }
 
 

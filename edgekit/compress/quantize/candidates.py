@@ -54,6 +54,12 @@ class Maker:
         return weights.mean_errors(self.model, self.chosen, self.bench)
 
     @cached_property
+    def _repaired_errors(self) -> Mapping[str, Any]:
+        # Equalised channels have other errors.
+        same = self.plan.model is self.model
+        return self._errors if same else weights.mean_errors(self.plan.model, self.chosen, self.bench)
+
+    @cached_property
     def parts(self) -> list[sensitivity.Part]:
         """The noise of each part of the graph; measured at first use."""
         few = self.bench.feeds(sensitivity.FEEDS)
@@ -70,12 +76,12 @@ class Maker:
         if kind == "stored":
             return weights.int8_weights().apply(self.model, self.bench)
         if kind == "dynamic":
-            made = qdq.quantize_dynamic(self.model, self.bench, self.chosen)
+            made, errors = qdq.quantize_dynamic(self.model, self.bench, self.chosen), self._errors
         else:
             names = self.chosen - set(decision["float"])
             last = decision["last"] and repair.corrected(self.plan, sorted(names), self.wanted, self.bench)
-            made = self.quantized(names, last or None)
-        weights.store_int8(made, self.chosen, self.bench, self._errors)
+            made, errors = self.quantized(names, last or None), self._repaired_errors
+        weights.store_int8(made, self.chosen, self.bench, errors)
         return made
 
     def static(self, left_out: Iterable[str]) -> dict[str, Any]:

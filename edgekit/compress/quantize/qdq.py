@@ -100,12 +100,48 @@ def quantize_static(model: ModelProto, nodes: Sequence[NodeProto], plan: Plan) -
     used = set(activations(nodes))
     limits = {name: ends for name, ends in plan.limits.items() if name in used}
     _untie(made, names, plan)
+    _make_room(made, plan)
     made = _inserted(made, [node for node in made.graph.node if node.name in names], limits, plan)
     _bypass(made, scope.float_results(model, nodes))
     _keep_floats(made, {name for node in nodes for name in node.output}, names)
     _keep_float_weights(made, names)
+    _show_captured(made)
     rearrange_stems(made)
     return _tidied(made, model)
+
+
+def _make_room(model: ModelProto, plan: Plan) -> None:
+    """Rename, in place, constants that have the names which the quantiser gives to scales and the like."""
+    taken = graph.tensor_names(model)
+    for tensor in model.graph.initializer:
+        for suffix in ("_scale", "_zero_point", "_quantized"):
+            stem = tensor.name.removesuffix(suffix)
+            if stem != tensor.name and stem in taken and tensor.name not in plan.rounded:
+                old, tensor.name = tensor.name, graph.fresh_name(f"{tensor.name}_own", taken)
+                graph.rename_reads(model, old, tensor.name)
+                break
+
+
+def _show_captured(model: ModelProto) -> None:
+    """Let nested graphs read the rounded value of a node in 8 bits under the name they know, in place.
+
+    Otherwise the exact value has two readers, and onnxruntime leaves its maker in float.
+    """
+    makers, taken = graph.producers(model), graph.tensor_names(model)
+    held = {name for node in model.graph.node for name in graph.captured(node)}
+    for node in [node for node in model.graph.node if node.op_type == "DequantizeLinear"]:
+        convert = makers.get(node.input[0])
+        if convert is None or convert.op_type != "QuantizeLinear" or convert.input[0] not in held & makers.keys():
+            continue
+        name = convert.input[0]
+        if any(name in other.input for other in model.graph.node if other is not convert):
+            continue
+        exact = graph.fresh_name(f"{name}_exact", taken)
+        graph.rename_made(makers[name], name, exact)
+        convert.input[0] = exact
+        graph.rename_reads(model, node.output[0], name)
+        node.output[0] = name
+    graph.sort(model)
 
 
 def _untie(model: ModelProto, names: set[str], plan: Plan) -> None:
