@@ -1,6 +1,6 @@
 # Targets for people and CI. `make` alone explains them.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long lint format tables readme bench-compress bench-calibration bench-latency clean
+.PHONY: help venv demo test test-long lint format tables readme bench-compress bench-ablation bench-calibration bench-latency clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -56,6 +56,9 @@ $(NNCF)/.made: pyproject.toml
 
 bench-compress: $(VENV)/.test $(NNCF)/.made  ## compare with onnxruntime's own and NNCF: make bench-compress ASSETS=folder
 	$(BIN)/python benchmarks/compress.py $(ASSETS) --nncf-python $(NNCF)/bin/python $(if $(ONLY),--only $(ONLY))
+
+bench-ablation: $(VENV)/.test  ## leave each repair of int8 out in turn: make bench-ablation ASSETS=folder
+	$(BIN)/python benchmarks/ablation.py $(ASSETS)
 
 bench-calibration: $(VENV)/.test  ## what calibration costs, beside onnxruntime's: make bench-calibration ASSETS=folder
 	$(BIN)/python benchmarks/calibration.py $(ASSETS)
