@@ -245,6 +245,7 @@ class Answer:
     sqnr_db: float = 99.0
     agreement: float | None = None
     drop: float | None = None
+    low: float | None = None
     metric: str = ""
     n: int = 4
     speedup: float = 2.0

@@ -25,19 +25,19 @@ def test_near_enough():
     plain = Budget()
     assert not plain.accepts(Answer(sqnr_db=float("nan")))
     assert plain.accepts(Answer(sqnr_db=25)) and not plain.accepts(Answer(sqnr_db=19))
-    assert plain.accepts(Answer(sqnr_db=3, drop=0.01, metric="agreement"))
-    assert plain.accepts(Answer(sqnr_db=25, drop=0.1, metric="agreement"))
-    assert not plain.accepts(Answer(sqnr_db=12, drop=0.1, metric="agreement"))
-    assert not Budget(max_drop=0.05).accepts(Answer(sqnr_db=25, drop=0.1, metric="agreement"))
-    assert Budget(max_drop=0.2).accepts(Answer(sqnr_db=5, drop=0.1, metric="top-1", n=100))
+    assert plain.accepts(Answer(sqnr_db=3, drop=0.01, low=0.01, metric="agreement"))
+    assert plain.accepts(Answer(sqnr_db=25, drop=0.1, low=0.1, metric="agreement"))
+    assert not plain.accepts(Answer(sqnr_db=12, drop=0.1, low=0.1, metric="agreement"))
+    assert not Budget(max_drop=0.05).accepts(Answer(sqnr_db=25, drop=0.1, low=0.1, metric="agreement"))
+    assert Budget(max_drop=0.2).accepts(Answer(sqnr_db=5, drop=0.1, low=0.1, metric="top-1"))
 
 
-def test_labels_outweigh_the_outputs_but_for_a_picture_more_or_less():
+def test_labels_outweigh_the_outputs_as_far_as_they_are_sure():
     plain = Budget()
-    assert plain.accepts(Answer(sqnr_db=5, drop=0.0, metric="top-1", n=100))
-    assert not plain.accepts(Answer(sqnr_db=25, drop=0.05, metric="top-1", n=100))
-    assert plain.accepts(Answer(sqnr_db=25, drop=0.04, metric="top-1", n=25))
-    assert not plain.accepts(Answer(sqnr_db=15, drop=0.04, metric="top-1", n=25))
+    assert plain.accepts(Answer(sqnr_db=5, drop=0.0, low=-0.02, metric="top-1"))
+    assert not plain.accepts(Answer(sqnr_db=25, drop=0.05, low=0.02, metric="top-1"))
+    assert plain.accepts(Answer(sqnr_db=25, drop=0.05, low=0.0, metric="top-1"))
+    assert not plain.accepts(Answer(sqnr_db=15, drop=0.05, low=0.0, metric="top-1"))
 
 
 def test_the_pareto_set_is_what_nothing_beats():

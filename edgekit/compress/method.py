@@ -40,12 +40,12 @@ class Drift(Protocol):
         """How much lower the score is, 0..1: against labels, else against the other model; None without a score."""
 
     @property
-    def metric(self) -> str:
-        """What `drop` is a drop of: `top-1`, `mAP`, `agreement` ..."""
+    def low(self) -> float | None:
+        """Lower end of the paired 95% interval of `drop`: what is certainly lost."""
 
     @property
-    def n(self) -> int:
-        """Number of pictures."""
+    def metric(self) -> str:
+        """What `drop` is a drop of: `top-1`, `mAP`, `agreement` ..."""
 
 
 class Speed(Protocol):

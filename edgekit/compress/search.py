@@ -45,12 +45,12 @@ class Budget:
         """Tell whether outputs are near enough."""
         limit = (MAX_DROP if self.max_drop is None else self.max_drop) + 1e-9  # differences of shares are not exact
         near = drift.sqnr_db >= NEAR_DB
-        if drift.drop is None:
+        if drift.drop is None or drift.low is None:
             return near
         if drift.metric == "agreement":
             return drift.drop <= limit or (near and self.max_drop is None)
-        # One picture more or less is all that a small set can tell.
-        return drift.drop <= limit or (near and drift.drop <= 1 / max(drift.n, 1) + 1e-9)
+        # A small set cannot tell a point: of outputs that are near, only what is certainly worse is refused.
+        return drift.drop <= limit or (near and drift.low <= limit)
 
 
 @dataclass(frozen=True)

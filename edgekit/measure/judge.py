@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.data.layout import Annotated
 from edgekit.lazy import np
-from edgekit.measure import evaluate, heads
+from edgekit.measure import accuracy, detect, evaluate, heads
 from edgekit.measure.accuracy import Tally
 from edgekit.measure.detect import DetectionTally
 from edgekit.measure.drift import Drift, DriftResult
@@ -37,12 +37,13 @@ class Judged:
 
     `sqnr_db`, `agreement`: as in `drift.DriftResult`. `drop`: how much lower its score is, 0..1, `metric` saying which:
     top-1 or mAP against labels, mAP against the original's detections in the mirrored picture, or agreement (its drop
-    is 1 - agreement); None where nothing of that kind can be measured.
+    is 1 - agreement); None where nothing of that kind can be measured. `low`: the lower end of its paired 95% interval.
     """
 
     sqnr_db: float
     agreement: float | None
     drop: float | None
+    low: float | None
     metric: str
     n: int
 
@@ -105,16 +106,18 @@ class Judge:
     def _judged(
         self, drift: DriftResult, tallies: tuple[Tally, Tally], found: tuple[DetectionTally, DetectionTally] | None
     ) -> Judged:
-        drop, metric = None, ""
+        drop, low, metric = None, None, ""
         if self._classes is not None:
-            before, after = (tally.result().top1 for tally in tallies)
-            drop, metric = before - after, "top-1"
+            delta = accuracy.paired(*(tally.correct for tally in tallies))
+            drop, low, metric = delta.drop, delta.low, "top-1"
         elif self._objects is not None and found is not None:
-            drop = found[0].result().map - found[1].result().map
+            gap = detect.paired(*found)
+            drop, low = gap.drop, gap.low
             metric = "mAP" if self._objects.labels else "mAP against the original's own detections, mirrored"
         elif drift.agreement is not None:
-            drop, metric = 1 - drift.agreement, "agreement"
-        return Judged(drift.sqnr_db, drift.agreement, drop, metric, drift.n)
+            drop = low = 1 - drift.agreement
+            metric = "agreement"
+        return Judged(drift.sqnr_db, drift.agreement, drop, low, metric, drift.n)
 
     def _known(self) -> Iterator[_Known]:
         yield from self._kept
