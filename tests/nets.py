@@ -269,6 +269,7 @@ class Bench:
     notes: list = field(default_factory=list)
     decisions: list = field(default_factory=list)
     budget: Budget = field(default_factory=Budget)
+    foreign: bool = False
     replay: dict = field(default_factory=dict)
     settlements: dict = field(default_factory=dict)
     trials: list = field(default_factory=list)

@@ -174,6 +174,18 @@ def test_int8_stores_what_does_not_pay():
     assert bench.decisions == ["stored in 8 bits: int8 arithmetic is not faster here"]
 
 
+def test_for_another_architecture_int8_is_chosen_untimed():
+    class Untimed(Bench):
+        def speed(self, before, after):
+            raise AssertionError("times of this machine say nothing")
+
+    model = simple(residual())
+    bench = Untimed(model, int8="arm-dot", foreign=True)
+    made = STEPS.parse("int8").apply(model, bench)
+    assert bench.decisions == ["static int8"] and any("another kind of CPU" in note for note in bench.notes)
+    assert any(t.data_type == 3 and not t.dims for t in made.graph.initializer)
+
+
 def test_int8_is_replayed_without_measuring():
     class Blind(Bench):
         def drift(self, before, after, most=None):

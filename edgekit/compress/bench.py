@@ -71,6 +71,11 @@ class Bench:
     _judge: tuple[ModelProto, Judge] | None = None
     _started: float | None = None
 
+    @property
+    def foreign(self) -> bool:
+        """Whether the model is for another architecture than this machine's: ARM on x86, or the other way round."""
+        return bool(self.here) and self.int8.startswith("arm") != self.here.startswith("arm")
+
     def begin(self) -> None:
         """Begin the next step: what it decides is recorded in a place of its own."""
         self.settlements.append({})

@@ -82,6 +82,10 @@ class Workbench(Protocol):
     budget: Budget
     max_bytes: int  # of values that a run over a calibration input may hold
 
+    @property
+    def foreign(self) -> bool:
+        """Whether the model is for a CPU of another kind, so that times measured here say nothing."""
+
     def feeds(self, samples: int) -> Iterator[Feed]:
         """At most `samples` calibration inputs (one picture each), always the same ones in the same order."""
 

@@ -110,10 +110,11 @@ def explore(maker: Maker, search: Search) -> None:
     if mostly_products(maker.model, maker.nodes):
         enter(search, maker, "dynamic int8", {"kind": "dynamic"})
     whole = enter(search, maker, "static int8", maker.static(()))
-    _where_it_pays(maker, search)
+    if not maker.bench.foreign:
+        _where_it_pays(maker, search)
     if not any(search.near(trial) for trial in search.trials if trial.decision["kind"] == "static"):
         _quieter(maker, search)
-    elif search.near(whole):
+    elif search.near(whole) and not maker.bench.foreign:
         _without_first_layers(maker, search, whole)
 
 

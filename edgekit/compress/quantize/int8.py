@@ -62,6 +62,8 @@ class int8(Method):
         candidates.explore(maker, search)
         taken = search.close()
         bench.decide(_why(taken, search))
+        if bench.foreign:
+            bench.note("chosen by the outputs alone: this machine cannot time what is for another kind of CPU")
         return maker.finished(taken)
 
 
