@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import contextlib
 import struct
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conftest import picture, save
-from edgekit.data import layout, yolo
+from edgekit.data import dataset, layout, yaml, yolo
+from edgekit.data.dataset_yaml import parse_names
 from edgekit.data.folder import scan
 from edgekit.errors import EdgekitError
 
@@ -35,9 +39,9 @@ def put(root, key, line=LINE, **options):
 def test_boxes_are_corners_as_shares():
     parsed = yolo.parse("3 0.5 0.5 0.2 0.4\n0 0.25 0.25 0.5 0.5 0.9\n")
     assert parsed.problems == ()
-    assert [number for number, _ in parsed.objects] == [3, 0]
-    assert parsed.objects[0][1] == pytest.approx((0.4, 0.3, 0.6, 0.7))
-    assert parsed.objects[1][1] == pytest.approx((0, 0, 0.5, 0.5))
+    assert [one.number for one in parsed.shapes] == [3, 0]
+    assert parsed.shapes[0].box == pytest.approx((0.4, 0.3, 0.6, 0.7))
+    assert parsed.shapes[1].box == pytest.approx((0, 0, 0.5, 0.5))
 
 
 def test_blank_lines_a_byte_order_mark_and_windows_ends_do_not_matter(tmp_path):
@@ -45,51 +49,157 @@ def test_blank_lines_a_byte_order_mark_and_windows_ends_do_not_matter(tmp_path):
     assert layout.read(tmp_path).warnings == ()
 
 
-def test_a_box_that_reaches_outside_is_clipped():
-    ((_, box),) = yolo.parse("1 0.05 0.95 0.2 0.2").objects
-    assert box == pytest.approx((0, 0.85, 0.15, 1))
-
-
-def test_polygons_give_their_bounds():
-    ((number, box),) = yolo.parse("2 0.1 0.2 0.5 0.1 0.4 0.6").objects
-    assert (number, box) == (2, (0.1, 0.1, 0.5, 0.6))
-
-
-def test_keypoints_are_told_from_polygons_by_their_number():
-    line = "0 0.5 0.5 0.2 0.4 " + "0.9 0.9 2 " * 2
-    ((_, box),) = yolo.parse(line, keypoints=6).objects
-    assert box == pytest.approx((0.4, 0.3, 0.6, 0.7))
+def test_polygons_have_their_bounds():
+    (one,) = yolo.parse("2 0.1 0.2 0.5 0.1 0.4 0.6").shapes
+    assert (one.number, one.box) == (2, (0.1, 0.1, 0.5, 0.6))
+    assert one.outline == ((0.1, 0.2), (0.5, 0.1), (0.4, 0.6))
 
 
 @pytest.mark.parametrize(
-    ("line", "reason"),
+    ("shape", "points", "expected"),
     [
-        ("cat 0.5 0.5 0.1 0.1", "cat is not a number"),
-        ("1.5 0.5 0.5 0.1 0.1", "not a class number"),
-        ("-1 0.5 0.5 0.1 0.1", "not a class number"),
-        ("0 0.5 0.5 0.1", "4 values"),
-        ("0", "1 values"),
-        ("0 0.5 0.5 nan 0.1", "not finite"),
-        ("0 0.5 0.5 0 0.1", "empty"),
-        ("0 0.5 0.5 -0.1 0.1", "empty"),
-        ("0 1.2 0.5 0.1 0.1", "empty"),
-        ("0 320 240 50 60", "not shares"),
-        ("80 0.5 0.5 0.1 0.1", "names for 80"),
-        ("0 0.1 0.1 0.5 0.5 0.5 0.5 0.1", "8 values"),
+        ((2, 3), "0.9 0.9 2 0 0 0", ((0.9, 0.9, 2), (0, 0, 0))),
+        ((3, 2), "0.9 0.9 0 0 0.1 0.2", ((0.9, 0.9, 2), (0, 0, 0), (0.1, 0.2, 2))),
     ],
 )
-def test_a_line_that_is_no_object_is_a_problem(line, reason):
+def test_keypoints_are_told_from_polygons_by_their_number(shape, points, expected):
+    (one,) = yolo.parse(f"0 0.5 0.5 0.2 0.4 {points}", keypoint_shape=shape).shapes
+    assert one.box == pytest.approx((0.4, 0.3, 0.6, 0.7))
+    assert one.points == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "reason"),
+    [
+        ("cat 0.5 0.5 0.1 0.1", "line", "cat is not a number"),
+        ("1.5 0.5 0.5 0.1 0.1", "class", "not a class number"),
+        ("-1 0.5 0.5 0.1 0.1", "class", "not a class number"),
+        ("0 0.5 0.5 0.1", "line", "4 values"),
+        ("0", "line", "1 values"),
+        ("0 0.5 0.5 nan 0.1", "number", "not finite"),
+        ("0 320 240 50 60", "line", "not shares"),
+        ("80 0.5 0.5 0.1 0.1", "class", "names for 80"),
+        ("99999999999999999999 0.5 0.5 0.1 0.1", "class", "not a class number"),
+        ("0 0.1 0.1 0.5 0.5 0.5 0.5 0.1", "line", "8 values"),
+    ],
+)
+def test_a_line_that_is_no_object_is_a_problem(line, kind, reason):
     parsed = yolo.parse(LINE + line, classes=80)
-    assert len(parsed.objects) == 1
-    assert len(parsed.problems) == 1
-    assert parsed.problems[0].startswith("line 2 skipped: ")
-    assert reason in parsed.problems[0]
+    assert len(parsed.shapes) == 1
+    ((told, problem),) = parsed.problems
+    assert (told, problem[:16]) == (kind, "line 2 skipped: ")
+    assert reason in problem
 
 
-def test_a_line_that_is_repeated_counts_once():
-    parsed = yolo.parse(LINE * 3 + "1 0.5 0.5 0.2 0.4")
-    assert len(parsed.objects) == 2
-    assert len(parsed.problems) == 2
+@pytest.mark.parametrize(
+    ("line", "kind", "box"),
+    [
+        ("0 0.05 0.95 0.2 0.2", "clipped", [0, 34, 9, 40]),
+        ("0 0.5 0.5 -0.2 0.4", "reversed", [24, 12, 36, 28]),
+        ("0 0.5 0.5 0 0.1", "empty", None),
+        ("0 1.2 0.5 0.1 0.1", "outside", None),
+        (LINE * 2, "duplicate", [24, 12, 36, 28]),
+        ("0 0.5 0.5 1.00001 1", None, [0, 0, 60, 40]),
+    ],
+)
+def test_an_object_that_is_slightly_wrong_is_mended_or_set_aside(tmp_path, line, kind, box):
+    put(tmp_path, "images/a.jpg", line, label="labels/a.txt")
+    labelled = dataset.read(tmp_path, "yolo").entries[0].read()
+    assert [one.kind for one in labelled.mended] == ([kind] if kind else [])
+    assert [one.box.tolist() for one in labelled.objects] == ([pytest.approx(box)] if box else [])
+    assert all(note.dropped == (box is None or kind == "duplicate") for note in labelled.mended)
+    assert all(note.key == "images/a.jpg" for note in labelled.mended)
+
+
+# ---- outlines and points
+
+
+def read_one(root):
+    found = dataset.read(root, "yolo")
+    return found, found.entries[0].read().objects
+
+
+def test_polygons_are_in_pixels(tmp_path):
+    put(tmp_path, "images/a.jpg", "0 0.1 0.1 0.5 0.1 0.5 0.5\n", label="labels/a.txt")
+    _, (one,) = read_one(tmp_path)
+    assert one.polygons[0].tolist() == [pytest.approx(point) for point in ([6, 4], [30, 4], [30, 20])]
+    assert one.box.tolist() == pytest.approx([6, 4, 30, 20])
+    assert not one.oriented
+
+
+def test_outlines_of_four_corners_throughout_are_turned_boxes(tmp_path):
+    four = "0 0.5 0.2 0.7 0.5 0.5 0.8 0.3 0.5\n"
+    put(tmp_path, "images/a.jpg", four, label="labels/a.txt")
+    put(tmp_path, "images/b.jpg", four * 1, label="labels/b.txt")
+    assert read_one(tmp_path)[1][0].oriented
+    put(tmp_path, "images/b.jpg", four + "0 0.1 0.1 0.5 0.1 0.5 0.5\n", label="labels/b.txt")
+    assert not read_one(tmp_path)[1][0].oriented
+
+
+def test_keypoints_and_what_mirrors_them(tmp_path):
+    put(tmp_path, "images/a.jpg", "0 0.5 0.5 0.2 0.4 0.5 0.5 2 0 0 0 1.5 0.5 2\n", label="labels/a.txt")
+    (tmp_path / "data.yaml").write_text(
+        "names: [man]\nkpt_shape: [3, 3]\nflip_idx:\n  - 0\n  - 2\n  - 1\nkpt_names:\n  0: [nose, left, right]\n"
+    )
+    found, (one,) = read_one(tmp_path)
+    assert (found.keypoint_shape, found.flip_index) == ((3, 3), (0, 2, 1))
+    assert found.keypoint_names == ("nose", "left", "right")
+    assert one.keypoints.tolist() == [[30, 20, 2], [0, 0, 0], [0, 0, 0]]
+    assert [note.kind for note in found.entries[0].read().mended] == ["keypoints"]
+
+
+@pytest.mark.parametrize("flip", ["[1, 2, 0]", "[0, 1]", "[a, b, c]", "x"])
+def test_a_flip_index_that_does_not_swap_is_not_used(tmp_path, flip):
+    put(tmp_path, "images/a.jpg", "0 0.5 0.5 0.2 0.4 0.5 0.5 2 0 0 0 0.5 0.5 2\n", label="labels/a.txt")
+    (tmp_path / "data.yaml").write_text(f"names: [man]\nkpt_shape: [3, 3]\nflip_idx: {flip}\n")
+    found = dataset.read(tmp_path)
+    assert found.flip_index == ()
+    assert [note.kind for note in found.mended] == ["keypoints"]
+
+
+# ---- splits
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train: images/train\nval: images/val\n",
+        "path: ../SET\ntrain: images/train\nval: [images/val]\n",
+        "train: ../SET/images/train\nval:\n  - images/val/\n",
+        "train: ../images/train  # as Roboflow has it\nval: ../images/val\n",
+        "train: train.txt\nval: val.txt\n",
+        "path: .\ntrain:\n- train.txt\nval: ./images/val\ntest:\ndownload: |\n  import os\n  x: [1\n",
+    ],
+)
+def test_splits_are_what_the_yaml_says(tmp_path, text):
+    root = tmp_path / "SET"
+    # Folders that say the opposite must not count.
+    put(root, "images/train/a.jpg", label="labels/train/a.txt")
+    put(root, "images/val/b.jpg", label="labels/val/b.txt")
+    (root / "train.txt").write_text("./images/train/a.jpg\n")
+    (root / "val.txt").write_text(f"{root}/images/val/b.jpg\n")
+    (root / "data.yaml").write_text(text.replace("train:", "X:").replace("val:", "train:").replace("X:", "val:"))
+    (root / "data.yaml").write_text((root / "data.yaml").read_text() + "names: [x]\n")
+    found = dataset.read(root)
+    assert [(one.key, one.split) for one in found.entries] == [
+        ("images/train/a.jpg", "val"),
+        ("images/val/b.jpg", "train"),
+    ]
+    assert found.splits == ("train", "val")
+
+
+def test_one_folder_for_train_and_val_is_no_split(tmp_path):
+    put(tmp_path, "images/a.jpg", label="labels/a.txt")
+    (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [x]\n")
+    assert dataset.read(tmp_path).splits == ()
+
+
+def test_labels_without_a_picture_and_a_broken_yaml_are_notes(tmp_path):
+    put(tmp_path, "images/a.jpg", label="labels/a.txt")
+    (tmp_path / "labels" / "gone.txt").write_text(LINE)
+    (tmp_path / "data.yaml").write_text("names: [x\n")
+    found = dataset.read(tmp_path)
+    assert [(note.key, note.kind) for note in found.mended] == [("data.yaml", "file"), ("gone.txt", "picture")]
 
 
 # ---- names
@@ -108,15 +218,65 @@ def test_a_line_that_is_repeated_counts_once():
     ],
 )
 def test_names_in_all_of_yamls_styles(text):
-    assert yolo.parse_names(text) == ("cat", "big dog", "man's hat")
+    assert parse_names(text) == ("cat", "big dog", "man's hat")
 
 
 def test_names_that_are_not_there():
-    assert yolo.parse_names("nc: 3\ntrain: images\n") == ()
-    assert yolo.parse_names("names:\nnc: 3\n") == ()
-    assert yolo.parse_names("names: file.txt") == ()
-    assert yolo.parse_names("names: {0: a, 2: c}") == ("a", "1", "c")
-    assert yolo.parse_names("names: ['a, b]', c]") == ("a, b]", "c")
+    assert parse_names("nc: 3\ntrain: images\n") == ()
+    assert parse_names("names:\nnc: 3\n") == ()
+    assert parse_names("names: file.txt") == ()
+    assert parse_names("names: {0: a, 2: c}") == ("a", "1", "c")
+    assert parse_names("names: ['a, b]', c]") == ("a, b]", "c")
+    assert parse_names("names: {99999999: x}") == ()
+    assert parse_names("names: [x") == ()
+
+
+# ---- YAML
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", None),
+        ("---\na: 1\n", {"a": "1"}),
+        ("a:\n  b:\n    - c\n    - d: e\n      f: g\n", {"a": {"b": ["c", {"d": "e", "f": "g"}]}}),
+        ("a: |\n  x: 1\n\n  y\nb: 2", {"a": "x: 1\n\ny", "b": "2"}),
+        ("a: {b: [1, {c: d}], e: 'f'}", {"a": {"b": ["1", {"c": "d"}], "e": "f"}}),
+        ('a: "x\\n\\u00e9\\"#"  # note', {"a": 'x\né"#'}),
+        ("a: https://x.y/z?a=1#b", {"a": "https://x.y/z?a=1#b"}),
+        ("a: C:\\data\nb: ~", {"a": "C:\\data", "b": None}),
+        ("a: one\n  two\nb: 3", {"a": "one two", "b": "3"}),
+        ("- - a\n  - b\n- c", [["a", "b"], "c"]),
+        ("'a b': 1\n\"c\": 2", {"a b": "1", "c": "2"}),
+        ("a: [x#y, z] # note", {"a": ["x#y", "z"]}),
+    ],
+)
+def test_yaml_that_is_read(text, value):
+    assert yaml.parse(text) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["a: &x 1", "a: *x", "a: !!str 1", "a: [1", "a: [1]]", "a: {b: ]}", "a: 1\n\tb: 2", "a: [1 [2]]", "- " * 99]
+)
+def test_yaml_that_is_refused(text):
+    with pytest.raises(yaml.YamlError):
+        yaml.parse(text)
+
+
+@given(st.text(max_size=40))
+def test_no_text_is_a_crash(text):
+    with contextlib.suppress(yaml.YamlError):
+        yaml.parse(text)
+    yolo.parse(text, 3, (2, 3))
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\x85\u2028\u2029"), min_size=1), min_size=1))
+def test_names_are_written_so_that_they_come_back(names):
+    for text in (
+        "names: [" + ", ".join(map(yaml.quoted, names)) + "]",
+        "names:\n" + "".join(f"  {i}: {yaml.quoted(n)}\n" for i, n in enumerate(names)),
+    ):
+        assert parse_names(text) == tuple(names)
 
 
 @pytest.mark.parametrize("name", ["data.yaml", "dataset.yml"])
@@ -183,7 +343,7 @@ def test_pictures_without_labels_are_pictures_without_objects(tmp_path):
     assert [len(one.boxes) for one in found.pictures] == [1, 0, 0]
     assert found.pictures[2].boxes.shape == (0, 4)
     assert found.pictures[2].classes.dtype == np.int64
-    assert found.warnings == ("1 of 3 pictures have no label file: taken as pictures without objects",)
+    assert found.warnings == ("labels: 1 of 3 pictures have no label file: taken as pictures without objects",)
 
 
 def test_pictures_elsewhere_are_passed_over_when_labels_lie_beside(tmp_path):
@@ -218,7 +378,7 @@ def test_pictures_alone_have_no_labels(tmp_path):
 def test_malformed_lines_are_one_warning_a_file(tmp_path):
     put(tmp_path, "images/a.jpg", LINE + "x\n0 5 5 5 5\n", label="labels/a.txt")
     (warning,) = layout.read(tmp_path).warnings
-    assert warning == "labels/a.txt: line 2 skipped: x is not a number (and 1 more)"
+    assert warning == "images/a.jpg: line 2 skipped: x is not a number (and 1 more)"
 
 
 def test_a_label_file_that_is_not_text(tmp_path):
@@ -227,7 +387,7 @@ def test_a_label_file_that_is_not_text(tmp_path):
     (tmp_path / "labels" / "b.txt").write_bytes(bytes(range(256)))
     found = layout.read(tmp_path)
     assert [len(one.boxes) for one in found.pictures] == [1, 0]
-    assert found.warnings[0].startswith("labels/b.txt: line ")
+    assert found.warnings[0].startswith("images/b.jpg: line ")
 
 
 def test_unreadable_pictures_are_left_out(tmp_path):

@@ -1,63 +1,105 @@
-"""COCO labels: one JSON file with `images`, `annotations` and `categories` (cocodataset.org/#format-data).
+"""COCO labels: JSON files with `images`, `annotations` and `categories` (cocodataset.org/#format-data).
 
 Boxes are [x, y, width, height] in pixels of the size the file states. Category ids may be any numbers; classes are
-their positions in the order of the ids, as detectors number them.
+their positions in the order of the ids, as detectors number them. Keypoints are taken as they are written.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from edgekit.data import rle, splits
+from edgekit.data.dataset import Dataset, Entry
 from edgekit.data.folder import Listing, Source
+from edgekit.data.frame import place
 from edgekit.data.headers import Header
-from edgekit.data.layout import Detections, Labels, annotate, make_labels, upright_size
+from edgekit.data.mend import Mended, Notes, clean
+from edgekit.data.points import flip_index
+from edgekit.data.sample import Object
+from edgekit.lazy import np
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+    from edgekit.data.dataset import Maker
 
 # What the bytes of such a file contain: asked before 400 MB of something else are parsed.
 _MARKS = (b'"images"', b'"annotations"', b'"categories"')
 _FOLDER = "annotations"
-
-Box = tuple[float, float, float, float]
+# What an annotation and a picture are made of; everything else is kept as it is.
+_OF_OBJECT = frozenset(
+    ("id", "image_id", "category_id", "bbox", "area", "segmentation", "keypoints", "num_keypoints", "iscrowd",
+     "oriented")
+)  # fmt: skip
+_OF_PICTURE = frozenset(("id", "file_name", "width", "height"))
+_LONGEST_SIDE = 65_536  # of a picture whose run lengths are decoded
 
 
 @dataclass(frozen=True)
 class Document:
-    """A JSON file that describes pictures, as it was read."""
+    """A JSON file that describes pictures, as it was read, with the picture that each of its file names means."""
 
     path: Path
     content: Mapping[str, Any]
+    sources: tuple[Source | None, ...]
+
+    @property
+    def split(self) -> str | None:
+        """The split that the file's name or else its folder tells."""
+        return splits.of_name(self.path.stem) or splits.of_word(self.path.parent.name)
 
 
-# ---- where the file is
+def finder(listing: Listing, asked: bool) -> Maker | None:
+    """Look for files of this layout; what is found reads them."""
+    documents = find(listing)
+    return partial(read, listing, documents) if documents else None
 
 
-def find(listing: Listing) -> Document | None:
-    """Find the file that describes most of the pictures; None when none describes any.
+# ---- where the files are
 
-    Looked for in the folder, in `annotations` below it, and in both places one folder above.
+
+def find(listing: Listing) -> tuple[Document, ...]:
+    """Find the files that describe the pictures: the one that describes most, then those that describe others.
+
+    Looked for in the folder, in `annotations` below it, in split folders, and in the first two one folder above.
     """
-    best: tuple[int, Document] | None = None
+    found: list[Document] = []
     for path in _candidates(listing.root.absolute()):
         content = _load(path)
         if content is None:
             continue
-        count = sum(source is not None for source in match(_file_names(content), listing.sources))
-        if count and (best is None or count > best[0]):
-            best = count, Document(path, content)
-        if count == len(listing.sources):
+        document = Document(path, content, tuple(match(_file_names(content), listing.sources, path)))
+        if any(document.sources):
+            found.append(document)
+        if len(_keys(document)) == len(listing.sources):
             break
-    return best[1] if best is not None else None
+    chosen: list[Document] = []
+    described: set[str] = set()
+    while found:
+        best = max(found, key=lambda document: len(_keys(document) - described))  # the first of equals
+        if not _keys(best) - described:
+            break
+        chosen.append(best)
+        described |= _keys(best)
+        found.remove(best)
+    return tuple(chosen)
+
+
+def _keys(document: Document) -> set[str]:
+    return {source.key for source in document.sources if source is not None}
 
 
 def _candidates(root: Path) -> list[Path]:
     """List the JSON files there are, those named after the folder first (instances_val2017.json for val2017)."""
-    places = (root, root / _FOLDER, root.parent, root.parent / _FOLDER)
+    folders = [place for place in sorted(root.glob("*")) if splits.of_word(place.name) and place.is_dir()]
+    places = (root, root / _FOLDER, *folders, root.parent, root.parent / _FOLDER)
     found = [path for place in places for path in sorted(place.glob("*.json")) if path.is_file()]
     return sorted(found, key=lambda path: (root.name not in path.name, not path.name.startswith("instances")))
 
@@ -65,39 +107,58 @@ def _candidates(root: Path) -> list[Path]:
 def _load(path: Path) -> Mapping[str, Any] | None:
     try:
         data = path.read_bytes()
-        content = json.loads(data) if all(mark in data for mark in _MARKS) else None
+        content = json.loads(data, object_hook=_packed) if all(mark in data for mark in _MARKS) else None
     except (OSError, ValueError, RecursionError):
         return None
     return content if is_coco(content) else None
 
 
+def _packed(part: dict[str, Any]) -> dict[str, Any]:
+    """Keep polygons as arrays of floats while a file is parsed: a quarter of the memory that lists of them take."""
+    for holder, key in ((part, "segmentation"), (part, "counts")):
+        value = holder.get(key)
+        if isinstance(value, list):
+            holder[key] = _array(value) if key == "counts" else [_array(one) for one in value]
+    return part
+
+
+def _array(value: Any) -> Any:
+    try:
+        return array("d", value) if isinstance(value, list) else value
+    except (TypeError, OverflowError):
+        return value
+
+
 def is_coco(content: Any) -> bool:
-    """Tell whether a JSON document describes objects with boxes."""
+    """Tell whether a JSON document describes objects with boxes or outlines."""
     if not isinstance(content, Mapping):
         return False
     parts = [content.get(key) for key in ("images", "annotations", "categories")]
-    firsts = [part[0] for part in parts if isinstance(part, list) and part and isinstance(part[0], Mapping)]
-    wanted = [{"id", "file_name"}, {"image_id", "category_id", "bbox"}, {"id", "name"}]
-    return len(firsts) == 3 and all(keys <= first.keys() for keys, first in zip(wanted, firsts, strict=True))
+    if not all(isinstance(part, list) and all(isinstance(one, Mapping) for one in part[:1]) for part in parts):
+        return False
+    image, annotation, category = (part[0].keys() if part else {}.keys() for part in parts)
+    boxed = {"image_id", "category_id"} <= annotation and ("bbox" in annotation or "segmentation" in annotation)
+    return {"id", "file_name"} <= image and "name" in category and (boxed or not parts[1])
 
 
-def match(names: Sequence[str], sources: Sequence[Source]) -> list[Source | None]:
+def match(names: Sequence[str], sources: Sequence[Source], document: Path | None = None) -> list[Source | None]:
     """Find the picture of each file name: the one whose path ends with most of it; None when there is none.
 
     Names may have folders in front, of another machine too, in either kind of slashes. Of several pictures that fit
-    alike one below a folder called `images` is taken, else the first; of several names that mean one picture
-    (train/1.jpg and val/1.jpg in the folder val) the one that fits it best.
+    alike one below the document's own folder is taken, one whose folders tell its split, one below a folder called
+    `images`, else the first; of several names that mean one picture (train/1.jpg and val/1.jpg in the folder val) the
+    one that fits it best.
     """
     by_name: dict[str, list[Source]] = defaultdict(list)
     for source in sources:
         by_name[source.path.name].append(source)
-    claims: dict[str, list[tuple[tuple[int, bool], int, Source]]] = defaultdict(list)
+    claims: dict[str, list[tuple[_Likeness, int, Source]]] = defaultdict(list)
     for number, name in enumerate(names):
         wanted = PurePosixPath(name.replace("\\", "/"))
         fitting = by_name.get(wanted.name)
         if fitting:
-            nearest = max(fitting, key=partial(_likeness, wanted))
-            claims[nearest.key].append((_likeness(wanted, nearest), -number, nearest))
+            nearest = max(fitting, key=partial(_likeness, wanted, document))
+            claims[nearest.key].append((_likeness(wanted, document, nearest), -number, nearest))
     chosen: list[Source | None] = [None] * len(names)
     for rivals in claims.values():
         _, negated, winner = max(rivals, key=lambda claim: claim[:2])
@@ -105,15 +166,21 @@ def match(names: Sequence[str], sources: Sequence[Source]) -> list[Source | None
     return chosen
 
 
-def _likeness(wanted: PurePosixPath, source: Source) -> tuple[int, bool]:
-    parts = source.path.absolute().parts
-    pairs = zip(reversed(wanted.parts), reversed(parts), strict=False)
+_Likeness = tuple[int, bool, bool, bool]
+
+
+def _likeness(wanted: PurePosixPath, document: Path | None, source: Source) -> _Likeness:
+    path = source.path.absolute()
     alike = 0
-    for one, other in pairs:
+    for one, other in zip(reversed(wanted.parts), reversed(path.parts), strict=False):
         if one != other:
             break
         alike += 1
-    return alike, "images" in source.key.split("/")
+    below = told = False
+    if document is not None:
+        below = path.is_relative_to(document.parent)
+        told = splits.of_folders(source.key) == splits.of_name(document.stem)
+    return alike, below, told, "images" in source.key.split("/")
 
 
 def _file_names(content: Mapping[str, Any]) -> list[str]:
@@ -123,127 +190,208 @@ def _file_names(content: Mapping[str, Any]) -> list[str]:
 # ---- reading
 
 
-def read(listing: Listing, document: Document) -> Detections:
-    """Read the labels of the pictures that `document` describes; what is wrong in it is a warning, never an error."""
-    parsed = parse(document.content)
-    warnings = [f"{document.path.name}: {problem}" for problem in parsed.problems]
-    sources = match([image.name for image in parsed.images], listing.sources)
-    pairs = [(source, image) for source, image in zip(sources, parsed.images, strict=True) if source is not None]
-    missing = sum(source is None for source in sources)
-    if missing:
-        warnings.append(f"{document.path.name}: {missing} of its {len(sources)} pictures are not in {listing.root}")
-    pictures = annotate(_entries(pairs, warnings), warnings)
-    return Detections(pictures, parsed.names, tuple(warnings), "coco", document.path)
+def read(listing: Listing, documents: Sequence[Document], frame: str = "auto") -> Dataset:
+    """Read the labels of the pictures that `documents` describe; what is wrong in them is a note, never an error."""
+    notes: list[Mended] = []
+    classes = _Classes()
+    entries: dict[str, Entry] = {}
+    for document in documents:
+        position = classes.take(document.content["categories"])
+        for entry in _entries(document, position, classes, frame, notes, listing.root):
+            entries.setdefault(entry.key, entry)
+    ordered = tuple(entries[key] for key in sorted(entries))
+    folders = {entry.source.path.parent for entry in ordered}
+    left = sum(source.path.parent in folders and source.key not in entries for source in listing.sources)
+    if left:
+        what = f"{left} pictures that no file describes: left out"
+        notes.append(Mended(str(listing.root), "labels", what, dropped=True, count=left))
+    first = documents[0]
+    others = {key: part for key, part in first.content.items() if key not in ("images", "annotations", "categories")}
+    points = classes.keypoints
+    return Dataset(
+        listing.root,
+        "coco",
+        ordered,
+        tuple(classes.names),
+        splits.ordered(one.split for one in ordered),
+        (len(points), 3) if points else None,
+        points,
+        flip_index(points),
+        {**others, "categories": classes.categories},
+        origin=first.path,
+        mended=tuple(notes),
+    )
+
+
+class _Classes:
+    """The classes of several files, one numbering: as the first has them, those that only others have behind."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.categories: list[Mapping[str, Any]] = []
+        self.keypoints: tuple[str, ...] = ()
+
+    def take(self, part: Any) -> dict[Any, int]:
+        """Take in the categories of a file; give the position of each of its ids."""
+        categories = {one["id"]: one for one in _dicts(part) if _is_id(one.get("id"))}
+        known = {name: number for number, name in enumerate(self.names)}
+        position = {}
+        for number in sorted(categories, key=lambda number: (isinstance(number, str), number)):
+            one = categories[number]
+            name = str(one.get("name", number))
+            if name not in known:
+                self.names.append(name)
+                self.categories.append(one)
+            position[number] = known.get(name, len(self.names) - 1)
+            points = one.get("keypoints")
+            if not self.keypoints and isinstance(points, list) and points:
+                self.keypoints = tuple(str(point) for point in points)
+        return position
 
 
 def _entries(
-    pairs: Iterable[tuple[Source, Image]], warnings: list[str]
-) -> Iterator[tuple[Source, Callable[[Header], Labels]]]:
-    for source, image in pairs:
-        yield source, partial(_placed, source.key, image, warnings)
+    document: Document,
+    position: Mapping[Any, int],
+    classes: _Classes,
+    frame: str,
+    notes: list[Mended],
+    root: Path,
+) -> Iterator[Entry]:
+    images = [image for image in _dicts(document.content["images"]) if "file_name" in image]
+    known = {str(image.get("id")) for image in images}
+    annotations: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    strays = 0
+    for annotation in _dicts(document.content["annotations"]):
+        picture = str(annotation.get("image_id"))
+        if picture in known:
+            annotations[picture].append(annotation)
+        else:
+            strays += 1
+    name = document.path.name
+    missing = sum(source is None for source in document.sources)
+    if missing:
+        what = f"{missing} of its {len(images)} pictures are not in {root}"
+        notes.append(Mended(name, "picture", what, dropped=True, count=missing))
+    if strays:
+        what = f"{strays} annotation(s) skipped: of no picture in the file"
+        notes.append(Mended(name, "picture", what, dropped=True, count=strays))
+    for source, image in zip(document.sources, images, strict=True):
+        if source is None:
+            continue
+        stated = (_side(image, "width"), _side(image, "height"))
+        own = tuple(annotations[str(image.get("id"))])
+        loader = _Annotations(own, stated if all(stated) else (0, 0), position, len(classes.keypoints), frame)
+        extra = {key: value for key, value in image.items() if key not in _OF_PICTURE}
+        split = document.split or splits.of_folders(source.key)
+        yield Entry(source, split, extra=extra, loader=loader)
 
 
-def _placed(key: str, image: Image, warnings: list[str], header: Header) -> Labels:
-    """Bring boxes from the frame that the file states into the upright picture's."""
-    upright, stored = upright_size(header), (header.width, header.height)
-    stated = (image.width, image.height)
-    if stated not in (upright, (0, 0)) and stated == stored:
-        # Labelled on the picture as it is stored, by a tool that does not know orientation.
-        return make_labels((one.number, turned(one.box, header), one.crowd) for one in image.objects)
-    across, down = 1.0, 1.0
-    if stated not in (upright, (0, 0)):
-        across, down = upright[0] / stated[0], upright[1] / stated[1]
-        shown = f"{stated[0]}x{stated[1]}, the picture is {upright[0]}x{upright[1]}"
-        warnings.append(f"{key}: labelled at {shown}: boxes scaled")
-    scale = (across, down, across, down)
-    return make_labels(
-        (one.number, tuple(side * factor for side, factor in zip(one.box, scale, strict=True)), one.crowd)
-        for one in image.objects
-    )
+# ---- annotations
 
 
-def turned(box: Box, header: Header) -> Box:
-    """Turn a box from the picture as stored to the upright one, for EXIF orientations 5..8, which swap the sides."""
-    x0, y0, x1, y1 = box
-    width, height = header.width, header.height
-    left, right = (height - y1, height - y0) if header.orientation in (6, 7) else (y0, y1)
-    top, bottom = (width - x1, width - x0) if header.orientation in (7, 8) else (x0, x1)
-    return left, top, right, bottom
+@dataclass(frozen=True, eq=False)
+class _Annotations:
+    """Reads the annotations of one picture, on a frame of `stated` pixels; (0, 0) when that is not known."""
 
+    annotations: tuple[Mapping[str, Any], ...]
+    stated: tuple[int, int]
+    position: Mapping[Any, int]
+    keypoints: int
+    frame: str
 
-# ---- the document
+    def objects(self, header: Header, notes: Notes) -> tuple[Object, ...]:
+        """Read the objects, in pixels of the upright picture."""
+        size = self.stated if all(self.stated) else (header.width, header.height)
+        made = [self._object(annotation, size, notes) for annotation in self.annotations]
+        objects = [one for one in made if one is not None]
+        placed = place(objects, self.stated, header, self.frame, notes)
+        upright = (header.height, header.width) if header.orientation >= 5 else (header.width, header.height)
+        return clean(placed, upright, 0, notes)
 
-
-@dataclass(frozen=True)
-class Object:
-    """One annotation: its class (a position in the names), its box x0 y0 x1 y1 in pixels, and whether it is a crowd."""
-
-    number: int
-    box: Box
-    crowd: bool
-
-
-@dataclass(frozen=True)
-class Image:
-    """One picture of the document; width and height are 0 when it does not state them."""
-
-    name: str
-    width: int
-    height: int
-    objects: tuple[Object, ...]
-
-
-@dataclass(frozen=True)
-class Parsed:
-    """A whole document: its pictures in its order, class names by position, and what was wrong, each kind counted."""
-
-    images: tuple[Image, ...]
-    names: tuple[str, ...]
-    problems: tuple[str, ...] = ()
-
-
-def parse(content: Mapping[str, Any]) -> Parsed:
-    """Parse a document; boxes stay as they are, those without an area or a known class or picture are problems."""
-    categories = {one["id"]: str(one.get("name", one["id"])) for one in _dicts(content["categories"]) if "id" in one}
-    order = sorted(categories, key=lambda number: (isinstance(number, str), number))
-    position = {category: index for index, category in enumerate(order)}
-    known = {str(image.get("id")) for image in _dicts(content["images"])}
-    objects: dict[str, list[Object]] = defaultdict(list)
-    problems: Counter[str] = Counter()
-    for annotation in _dicts(content["annotations"]):
+    def _object(self, annotation: Mapping[str, Any], size: tuple[int, int], notes: Notes) -> Object | None:
+        category = annotation.get("category_id")
+        if not _is_id(category) or category not in self.position:
+            notes.add("class", "an annotation of no category in the file", dropped=True)
+            return None
+        polygons, region = _segmentation(annotation.get("segmentation"), size, notes)
         try:
-            picture = str(annotation.get("image_id"))
-            if picture not in known:
-                raise ValueError("of no picture in the file")
-            objects[picture].append(_object(annotation, position))
-        except ValueError as error:
-            problems[str(error)] += 1
-    images = tuple(
-        Image(str(one["file_name"]), _side(one, "width"), _side(one, "height"), tuple(objects[str(one.get("id"))]))
-        for one in _dicts(content["images"])
-        if "file_name" in one
-    )
-    told = tuple(f"{count} annotation(s) skipped: {problem}" for problem, count in problems.items())
-    return Parsed(images, tuple(categories[category] for category in order), told)
+            x, y, width, height = (float(side) for side in annotation["bbox"])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            if not polygons and region is None:
+                notes.add("number", "an annotation without a box of four numbers", dropped=True)
+                return None
+            x = y = width = height = np.nan  # taken from the outline when it is mended
+        return Object(
+            self.position[category],
+            np.array([x, y, x + width, y + height], np.float64),
+            polygons,
+            region,
+            self._points(annotation.get("keypoints"), notes),
+            oriented=annotation.get("oriented") is True and len(polygons) == 1,
+            crowd=bool(annotation.get("iscrowd")),
+            extra=_extra(annotation, notes),
+        )
+
+    def _points(self, value: Any, notes: Notes) -> ndarray | None:
+        if not isinstance(value, list) or not value:
+            return None
+        try:
+            points = np.array(value, np.float64).reshape(-1, 3)
+        except (TypeError, ValueError, OverflowError):
+            points = np.zeros((0, 3))
+        if len(points) != self.keypoints:
+            notes.add("keypoints", f"not {self.keypoints} points of three numbers", dropped=True)
+            return None
+        return points
 
 
-def _object(annotation: Mapping[str, Any], position: Mapping[Any, int]) -> Object:
-    category = annotation.get("category_id")
-    if not isinstance(category, (int, str)) or category not in position:
-        raise ValueError("of no category in the file")
+def _extra(annotation: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
+    """Give what an annotation says beyond its label; boxes of parts, as our own writer has them, become objects."""
+    extra = {key: value for key, value in annotation.items() if key not in _OF_OBJECT}
+    found = extra.pop("parts", ())
+    parts = []
+    for part in _dicts(found):
+        try:
+            x, y, width, height = (float(side) for side in part["bbox"])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            continue
+        box = np.array([x, y, x + width, y + height], np.float64)
+        parts.append(Object(0, box, extra={"name": str(part.get("name", ""))}))
+    if found and not parts:
+        notes.add("lost", "parts that have no names and boxes", dropped=True)
+    return extra | {"parts": tuple(parts)} if parts else extra
+
+
+def _segmentation(value: Any, size: tuple[int, int], notes: Notes) -> tuple[tuple[ndarray, ...], ndarray | None]:
+    """Read polygons ([[x, y, x, y, ...], ...]) or run lengths ({size, counts}); neither when there is no outline."""
+    if isinstance(value, list):
+        whole = [one for one in value if isinstance(one, array) and len(one) >= 6 and len(one) % 2 == 0]
+        if len(whole) < len(value):
+            bad = len(value) - len(whole)
+            notes.add("outline", "a polygon that is not three or more points", dropped=True, count=bad)
+        return tuple(np.array(one, np.float64).reshape(-1, 2) for one in whole), None
+    if not isinstance(value, Mapping):
+        return (), None
     try:
-        x, y, width, height = (float(side) for side in annotation.get("bbox", ()))
-    except (TypeError, ValueError):
-        raise ValueError("without a box of four numbers") from None
-    if not all(map(math.isfinite, (x, y, width, height))) or width <= 0 or height <= 0:
-        raise ValueError("an empty box")
-    return Object(position[category], (x, y, x + width, y + height), bool(annotation.get("iscrowd")))
+        height, width = (int(side) for side in value["size"])
+        if (width, height) != size or max(size) > _LONGEST_SIDE:
+            raise ValueError(f"run lengths of {width}x{height}, the picture is {size[0]}x{size[1]}")
+        counts = value["counts"]
+        lengths = counts if isinstance(counts, str) else [int(one) for one in counts]
+        return (), rle.decode(lengths, height, width)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        notes.add("outline", str(error) or "run lengths that cannot be read", dropped=True)
+        return (), None
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, (int, str))
 
 
 def _side(image: Mapping[str, Any], key: str) -> int:
     value = image.get(key)
-    return int(value) if isinstance(value, (int, float)) and value > 0 else 0
+    return int(value) if isinstance(value, (int, float)) and 0 < value < float("inf") else 0
 
 
 def _dicts(part: Any) -> Iterator[Mapping[str, Any]]:
-    return (one for one in part if isinstance(one, Mapping))
+    return (one for one in part if isinstance(one, Mapping)) if isinstance(part, list) else iter(())

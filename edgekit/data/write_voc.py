@@ -1,0 +1,162 @@
+"""Pascal VOC labels out: an XML file a picture, and ImageSets (VOC2012 development kit).
+
+Coordinates are VOC's: whole pixels, counted from 1, both ends included, so that boxes are kept to half a pixel.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from xml.sax.saxutils import escape
+
+from edgekit.data import masks, splits
+from edgekit.data.mend import Notes
+from edgekit.data.voc import FLAGS, MASKS, SETS
+from edgekit.data.writer import (
+    Files,
+    Output,
+    Rows,
+    Schema,
+    Written,
+    encoded,
+    finish,
+    note_lost,
+    note_objects,
+    without,
+)
+from edgekit.lazy import np
+
+if TYPE_CHECKING:
+    from edgekit.data.sample import Object
+
+_PICTURES = "JPEGImages"
+_OTHERS = ("images", "imgs", "img", "image", "leftimg8bit")
+_TAG = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_OF_PICTURE = ("filename", "path", "size", "object")
+_DEFAULTS = {"pose": "Unspecified", "truncated": "0", "difficult": "0"}
+
+
+class Voc:
+    """Boxes of named objects, and masks in SegmentationClass."""
+
+    kind = "voc"
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+        self._rows = Rows()
+
+    def place(self, key: str, split: str | None = None, label: str | None = None) -> str:
+        """Keep a key that has a folder JPEGImages, else put it below one."""
+        return key if _PICTURES in key.split("/")[:-1] else f"{_PICTURES}/{without(key, _OTHERS)}"
+
+    def label(self, output: Output) -> Written:
+        """Write the XML file of one picture, and its mask."""
+        notes = Notes(output.key)
+        note_lost(output, self.kind, notes, mask=False)
+        picture = self.place(output.key, output.split, output.label)
+        base, inner = _parted(picture)
+        files = [(f"{base}Annotations/{inner}.xml", self._document(output, picture, notes).encode("utf-8"))]
+        if output.mask is not None:
+            files.append((f"{base}{MASKS}/{inner}.png", masks.encode(output.mask)))
+        _note_losses(output, notes)
+        return finish(output, picture, tuple(files), notes)
+
+    def take(self, row: Mapping[str, Any]) -> None:
+        """Take in a row."""
+        self._rows.take(row)
+
+    def close(self) -> Files:
+        """Write ImageSets/Main/SPLIT.txt: names without suffix, in order; and the names of the classes."""
+        lists: dict[tuple[str, str], list[str]] = {}
+        for row in self._rows.ordered():
+            base, inner = _parted(row["picture"])
+            if row["split"] is not None:
+                lists.setdefault((base, row["split"]), []).append(inner)
+        order = {split: place for place, split in enumerate(splits.ordered(split for _, split in lists))}
+        files = [
+            (f"{base}{SETS}/Main/{split}.txt", _text(stems))
+            for (base, split), stems in sorted(lists.items(), key=lambda one: (one[0][0], order[one[0][1]]))
+        ]
+        if self._schema.names:
+            # Not VOC's, but nothing else keeps the order of the classes, and those without objects.
+            files.append(("classes.txt", _text(" ".join(name.splitlines()) for name in self._schema.names)))
+        return tuple(files)
+
+    def _document(self, output: Output, picture: str, notes: Notes) -> str:
+        texts = _texts(output.extra, "its picture", notes, without=_OF_PICTURE)
+        depth = 1 if texts.get("depth") == "1" else 3
+        lines = ["<annotation>", *(_element(1, tag, text) for tag, text in texts.items())]
+        lines.append(_element(1, "filename", picture.rpartition("/")[2]))
+        lines += ["\t<size>", _element(2, "width", output.width), _element(2, "height", output.height)]
+        lines += [_element(2, "depth", depth), "\t</size>"]
+        for one in output.objects:
+            lines += self._object(one, (output.width, output.height), notes)
+        return "\n".join([*lines, "</annotation>", ""])
+
+    def _object(self, one: Object, size: tuple[int, int], notes: Notes) -> list[str]:
+        extra = {key: value for key, value in one.extra.items() if key != "parts"}
+        texts = _DEFAULTS | _texts(extra, "an object", notes, without=("name", "bndbox", "part"))
+        ordered = {tag: texts[tag] for tag in (*FLAGS, *texts) if tag in texts}
+        lines = ["\t<object>", _element(2, "name", self._schema.name(one.number))]
+        lines += [_element(2, tag, text) for tag, text in ordered.items()]
+        lines += _box(2, one, size, notes)
+        for part in one.extra.get("parts", ()):
+            lines += ["\t\t<part>", _element(3, "name", part.extra.get("name", "")), *_box(3, part, size, notes)]
+            lines.append("\t\t</part>")
+        return [*lines, "\t</object>"]
+
+
+def _text(lines: Iterable[str]) -> bytes:
+    return encoded("".join(f"{line}\n" for line in lines))
+
+
+def _parted(picture: str) -> tuple[str, str]:
+    """Give what is above JPEGImages, with a slash, and the path below it without suffix."""
+    parts = picture.split("/")
+    last = len(parts) - 1 - parts[::-1].index(_PICTURES)
+    *folders, name = parts[last + 1 :]
+    inner = "/".join([*folders, name.rpartition(".")[0] or name])
+    return "".join(f"{part}/" for part in parts[:last]), inner
+
+
+def _box(depth: int, one: Object, size: tuple[int, int], notes: Notes) -> list[str]:
+    low, high = np.rint(one.box[:2]).astype(int), np.rint(one.box[2:]).astype(int)
+    thin = low >= high
+    if thin.any():
+        notes.add("lost", "voc has no boxes thinner than a pixel: widened to one", count=1)
+        low = np.where(thin, np.minimum(np.floor(one.box[:2]), np.array(size) - 1).astype(int), low)
+        high = np.where(thin, low + 1, high)
+    (x0, y0), (x1, y1) = (low + 1).tolist(), high.tolist()
+    edges = [_element(depth + 1, tag, value) for tag, value in zip(_EDGES, (x0, y0, x1, y1), strict=True)]
+    indent = "\t" * depth
+    return [f"{indent}<bndbox>", *edges, f"{indent}</bndbox>"]
+
+
+_EDGES = ("xmin", "ymin", "xmax", "ymax")
+
+
+def _element(depth: int, tag: str, value: object) -> str:
+    # What XML 1.0 cannot hold, and halves of characters from file names, become question marks.
+    text = re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", str(value))
+    indent = "\t" * depth
+    return f"{indent}<{tag}>{escape(text)}</{tag}>"
+
+
+def _texts(extra: Mapping[str, Any], whose: str, notes: Notes, *, without: Sequence[str]) -> dict[str, str]:
+    """Give the plain values of an extra as texts by tag; others are lost."""
+    kept = {}
+    for key, value in extra.items():
+        if isinstance(value, (str, int, float)) and _TAG.fullmatch(key) and key not in without:
+            kept[key] = str(int(value)) if isinstance(value, bool) else str(value)
+        else:
+            notes.add("lost", f"voc has no {key} of {whose}", dropped=True)
+    return kept
+
+
+def _note_losses(output: Output, notes: Notes) -> None:
+    objects = output.objects
+    outlined = sum(bool(one.polygons) or one.region is not None for one in objects)
+    note_objects(output, "voc", "outlines", outlined, notes)
+    note_objects(output, "voc", "keypoints", sum(one.keypoints is not None for one in objects), notes)
+    note_objects(output, "voc", "crowds (kept as one object)", sum(one.crowd for one in objects), notes)

@@ -1,0 +1,206 @@
+"""YOLO labels out: a text file a picture, and data.yaml (docs.ultralytics.com/datasets)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgekit.data import outline, splits
+from edgekit.data.mend import Notes
+from edgekit.data.writer import (
+    Files,
+    Output,
+    Rows,
+    Schema,
+    Written,
+    encoded,
+    finish,
+    note_objects,
+    objects_in,
+    split_folder,
+    without,
+)
+from edgekit.data.yaml import quoted
+from edgekit.lazy import np
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+    from edgekit.data.sample import Object
+
+_PICTURES = "images"
+_OTHERS = ("jpegimages", "imgs", "img", "image", "leftimg8bit")
+
+
+class Yolo:
+    """Boxes, outlines (a box beside outlines becomes its four corners), or boxes with keypoints."""
+
+    kind = "yolo"
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+        self._rows = Rows()
+
+    def place(self, key: str, split: str | None = None, label: str | None = None) -> str:
+        """Keep a key that has a folder `images`, else put it below images/SPLIT."""
+        if _PICTURES in key.split("/")[:-1]:
+            return key
+        return f"{_PICTURES}/{split_folder(without(key, _OTHERS), split)}"
+
+    def label(self, output: Output) -> Written:
+        """Write the label file of one picture."""
+        notes = Notes(output.key)
+        objects = objects_in(output, self.kind, notes)
+        shape = self._schema.keypoint_shape
+        lines = _lines(objects, (output.width, output.height), shape)
+        _note_losses(output, objects, shape, notes)
+        picture = self.place(output.key, output.split, output.label)
+        most = max((one.number + 1 for one in objects), default=0)
+        files = ((_label_path(picture), "".join(f"{line}\n" for line in lines).encode("ascii")),)
+        return finish(output, picture, files, notes, classes=most)
+
+    def take(self, row: Mapping[str, Any]) -> None:
+        """Take in a row."""
+        self._rows.take(row)
+
+    def close(self) -> Files:
+        """Write data.yaml, and lists of pictures when folders do not tell the splits apart.
+
+        Training needs both `train` and `val`: one that is missing is the other, or all there is.
+        """
+        rows = self._rows.ordered()
+        homes: dict[str, dict[str, list[str]]] = {}
+        for row in rows:
+            homes.setdefault(row["split"] or "", {}).setdefault(_home(row["picture"]), []).append(row["picture"])
+        claimed = [home for split in homes.values() for home in split]
+        nested = any(one != other and f"{other}/".startswith(f"{one}/") for one in claimed for other in claimed)
+        shared = len(homes) > 1 and (nested or len(set(claimed)) < len(claimed))
+        files: list[tuple[str, bytes]] = []
+        places: dict[str, list[str]] = {}
+        for split in (*splits.ordered(split or None for split in homes), *([""] if "" in homes else [])):
+            name = split or "train"
+            if shared:
+                pictures = sorted(picture for home in homes[split].values() for picture in home)
+                path = f"{name}.txt" if name not in places else "rest.txt"
+                files.append((path, encoded("".join(f"./{picture}\n" for picture in pictures))))
+                places.setdefault(name, []).append(path)
+            else:
+                places.setdefault(name, []).extend(sorted(homes[split]))
+        most = max((row["classes"] for row in rows), default=0)
+        text = _yaml(self._schema, self._schema.all_names(most), places)
+        return (*files, ("data.yaml", encoded(text)))
+
+
+def _yaml(schema: Schema, names: Sequence[str], places: dict[str, list[str]]) -> str:
+    every = [place for found in places.values() for place in found]
+    for needed, other in (("train", "val"), ("val", "train")):
+        places.setdefault(needed, places.get(other) or every)
+    lines = []
+    for split in splits.ordered(places):
+        found = [quoted(place) for place in places[split]]
+        lines.append(f"{split}: {found[0] if len(found) == 1 else '[' + ', '.join(found) + ']'}")
+    if schema.keypoint_shape is not None:
+        lines.append(f"kpt_shape: [{schema.keypoint_shape[0]}, {schema.keypoint_shape[1]}]")
+        if schema.flip_index:
+            lines.append(f"flip_idx: [{', '.join(map(str, schema.flip_index))}]")
+        if schema.keypoint_names:
+            points = ", ".join(quoted(name) for name in schema.keypoint_names)
+            lines += ["kpt_names:", *(f"  {number}: [{points}]" for number in range(max(1, len(names))))]
+    lines += [f"nc: {len(names)}", "names:" if names else "names: []"]
+    lines += [f"  {number}: {quoted(name)}" for number, name in enumerate(names)]
+    return "\n".join(lines) + "\n"
+
+
+def _home(picture: str) -> str:
+    """Give the folder that a picture's split is told by: `images`, or what is below it and called like a split."""
+    parts = picture.split("/")[:-1]
+    last = len(parts) - 1 - parts[::-1].index(_PICTURES)
+    below = parts[last + 1 : last + 2]
+    return "/".join(parts[: last + 1] + [part for part in below if splits.of_word(part) is not None])
+
+
+def _label_path(picture: str) -> str:
+    """Put `labels` in the place of the last `images`."""
+    *folders, name = picture.split("/")
+    last = len(folders) - 1 - folders[::-1].index(_PICTURES)
+    stem = name.rpartition(".")[0] or name
+    return "/".join([*folders[:last], "labels", *folders[last + 1 :], f"{stem}.txt"])
+
+
+# ---- lines
+
+
+def _lines(objects: Sequence[Object], size: tuple[int, int], shape: tuple[int, int] | None) -> list[str]:
+    # A reader takes all lines of a file for outlines as soon as one of them is.
+    outlined = shape is None and any(_has_outline(one) for one in objects)
+    scale = np.array(size, np.float64)
+    lines = []
+    for one in objects:
+        box = one.box.reshape(2, 2) / scale
+        if outlined:
+            numbers = (_one_polygon(one) / scale).reshape(-1)
+        else:
+            numbers = np.concatenate([box.mean(axis=0), box[1] - box[0]])
+        words = [_number(value) for value in numbers.tolist()]
+        if shape is not None:
+            words += _points(one, scale, shape)
+        lines.append(" ".join([str(one.number), *words]))
+    return lines
+
+
+def _has_outline(one: Object) -> bool:
+    return bool(one.polygons) or one.region is not None
+
+
+def _one_polygon(one: Object) -> ndarray:
+    """Give the outline as one polygon: parts are joined by bridges, a box is its corners."""
+    if one.polygons:
+        return outline.join(one.polygons)
+    if one.region is not None and one.region.any():
+        return outline.join(outline.trace(one.region))
+    x0, y0, x1, y1 = one.box
+    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+
+
+def _points(one: Object, scale: ndarray, shape: tuple[int, int]) -> list[str]:
+    count, numbers = shape
+    points = np.zeros((count, 3)) if one.keypoints is None else np.array(one.keypoints, np.float64)
+    points[:, :2] /= scale
+    words: list[str] = []
+    for x, y, seen in points.tolist():
+        words += [_number(x), _number(y)] + ([str(int(seen))] if numbers == 3 else [])
+    return words
+
+
+def _number(value: float) -> str:
+    """Write a share so that a side of a million pixels comes back within a hundredth."""
+    text = f"{value:.9f}".rstrip("0").rstrip(".")
+    return "0" if text in ("", "-0") else text
+
+
+def _note_losses(output: Output, objects: Sequence[Object], shape: tuple[int, int] | None, notes: Notes) -> None:
+    def note(what: str, count: int) -> None:
+        note_objects(output, "yolo", what, count, notes)
+
+    note("crowds (kept as one object)", sum(one.crowd for one in objects))
+    note("fields beyond its label", sum(bool(_said(one)) for one in objects))
+    if shape is None:
+        note("keypoints in this set", sum(one.keypoints is not None for one in objects))
+        outlined = [one for one in objects if _has_outline(one)]
+        several = sum(len(one.polygons) > 1 or one.region is not None for one in outlined)
+        note("outlines in parts or run lengths (joined to one polygon)", several)
+        apart = 0
+        for one in outlined:
+            bounds = outline.bounds(one.polygons, one.region)
+            apart += bounds is not None and bool(np.abs(bounds - one.box).max() > 0.01)
+        note("boxes beside outlines (taken from the outline)", apart)
+        return
+    note("outlines in a pose set", sum(_has_outline(one) for one in objects))
+    hidden = [one for one in objects if one.keypoints is not None and (one.keypoints[:, 2] == 1).any()]
+    note("hidden keypoints of two numbers", len(hidden) if shape[1] == 2 else 0)
+
+
+def _said(one: Object) -> dict[str, Any]:
+    """Give what an object's extra says beyond the defaults that layouts fill in."""
+    plain = {"pose": ("Unspecified", ""), "truncated": ("0", ""), "difficult": ("0", ""), "occluded": ("0", "")}
+    return {key: value for key, value in one.extra.items() if value not in plain.get(key, ())}
