@@ -245,11 +245,10 @@ class Answer:
     sqnr_db: float = 99.0
     agreement: float | None = None
     drop: float | None = None
-    low: float | None = None
     metric: str = ""
     n: int = 4
     speedup: float = 2.0
-    low: float = 1.9
+    low: float = 1.9  # of either
     high: float = 2.1
     verdict: str = "faster"
     after_ms: float = 1.0

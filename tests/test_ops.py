@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgekit.augment.op import OPS, Op, apply
-from edgekit.data.sample import Sample
+from edgekit.data.sample import Object, Sample
 from edgekit.errors import EdgekitError
 
 ALL = list(OPS)
@@ -48,6 +48,17 @@ def picture(size: tuple[int, int], channels: int, dtype: type, seed: int = 1) ->
 def labelled(size: tuple[int, int], channels: int = 3, dtype: type = np.uint8) -> Sample:
     """Make a picture with every kind of label; its arrays refuse to be written to."""
     width, height = size
+    triangle = np.array([[0, 0], [width, 0], [width / 2, height]], np.float64)
+    turned = np.array([[0.3, 0.4], [0.5, 0.2], [0.7, 0.4], [0.5, 0.6]]) * [width, height]
+    keypoints = np.array([[width / 2, height / 2, 2], [0.0, 0.0, 1], [0.0, 0.0, 0]], np.float64)
+    region = np.indices((height, width)).sum(axis=0) <= (width + height) // 2
+    objects = (
+        Object(0, np.array([0, 0, width, height], np.float64)),
+        Object(1, np.array([0.2, 0.3, 0.7, 0.6]) * [width, height, width, height], extra={"id": 7}),
+        Object(2, np.array([0, 0, width, height], np.float64), polygons=(triangle,), keypoints=keypoints),
+        Object(3, np.array([0.3, 0.2, 0.7, 0.6]) * [width, height, width, height], polygons=(turned,), oriented=True),
+        Object(4, np.array([0, 0, width, height], np.float64), region=region, crowd=True),
+    )
     mask = (np.arange(width * height).reshape(height, width) // 5 % 4 + 1).astype(
         MASK_TYPES.get((channels, dtype), np.uint8)
     )
@@ -55,12 +66,10 @@ def labelled(size: tuple[int, int], channels: int = 3, dtype: type = np.uint8) -
         "a/b.png",
         picture(size, channels, dtype),
         label="a",
-        boxes=np.array([[0, 0, width, height], [0.2 * width, 0.3 * height, 0.7 * width, 0.6 * height]], np.float64),
-        polygons=(np.array([[0, 0], [width, 0], [width / 2, height]], np.float64),),
         mask=mask,
-        points=np.array([[width / 2, height / 2], [0.0, 0.0]], np.float64),
         group="g",
         split="train",
+        objects=objects,
     )
     for array in arrays(sample):
         array.flags.writeable = False
@@ -69,11 +78,17 @@ def labelled(size: tuple[int, int], channels: int = 3, dtype: type = np.uint8) -
 
 def arrays(sample: Sample) -> list[np.ndarray]:
     """All arrays of a sample."""
-    return [sample.image, sample.boxes, sample.mask, sample.points, *sample.polygons]
+    found = [sample.image] + ([] if sample.mask is None else [sample.mask])
+    for one in sample.objects:
+        found += [one.box, *one.polygons]
+        found += [array for array in (one.region, one.keypoints) if array is not None]
+    return found
 
 
 def same(one: Sample, other: Sample) -> bool:
     """Compare type, shape and every byte."""
+    if len(arrays(one)) != len(arrays(other)):
+        return False
     pairs = zip(arrays(one), arrays(other), strict=True)
     return all(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)
 
@@ -86,13 +101,22 @@ def alike(one: Sample, other: Sample) -> bool:
 
 def drawn(op: Op, sample: Sample, seed: int = 0) -> tuple[dict, Sample]:
     """Draw once and apply."""
-    params = op.sample(np.random.default_rng(seed), sample)
-    return params, apply(op, params, sample)
+    params = op.sample(np.random.default_rng(seed), sample, partners(op, sample))
+    return params, applied(op, params, sample)
+
+
+def partners(op: Op, sample: Sample) -> list[Sample]:
+    """As many other pictures as the op takes."""
+    return [replace(sample, key=f"{number}.png", image=~sample.image) for number in range(op.partners)]
+
+
+def applied(op: Op, params: dict, sample: Sample) -> Sample:
+    return apply(op, params, sample, partners(op, sample)).sample
 
 
 def is_geometric(op: Op) -> bool:
     sample = labelled((7, 5))
-    return op.matrix(op.sample(np.random.default_rng(0), sample), sample.size) is not None
+    return op.matrix(op.sample(np.random.default_rng(0), sample, partners(op, sample)), sample.size) is not None
 
 
 GEOMETRIC = [cls for cls in ALL if is_geometric(cls())]
@@ -115,7 +139,25 @@ def test_same_generator_gives_same_bytes_and_replay_is_exact(cls, channels, dtyp
         written = json.loads(json.dumps(params, allow_nan=False))
         assert written == params
         op = OPS.from_dict(json.loads(json.dumps(cls().to_dict())))
-        assert same(once, apply(op, written, sample)), sample.size
+        assert same(once, applied(op, written, sample)), sample.size
+
+
+def assert_fits(one: Object, size: tuple[int, int]) -> None:
+    """Everything of an object lies inside the frame, but the corners of a rectangle that was cut."""
+    limits = np.array(size, np.float64)
+    assert one.box.dtype == np.float64
+    assert (one.box >= 0).all()
+    assert (one.box <= [*limits, *limits]).all()
+    assert (one.box[:2] < one.box[2:]).all()
+    for polygon in one.polygons:
+        assert polygon.dtype == np.float64
+        assert one.oriented or ((polygon >= 0) & (polygon <= limits)).all()
+        assert not one.oriented or polygon.shape == (4, 2)
+    if one.region is not None:
+        assert (one.region.dtype, one.region.shape) == (np.bool_, size[::-1])
+        assert one.region.any()
+    if one.keypoints is not None:
+        assert ((one.keypoints[:, :2] >= 0) & (one.keypoints[:, :2] <= limits)).all()
 
 
 @every_op
@@ -131,34 +173,34 @@ def test_kind_is_kept_and_labels_fit(cls, channels, dtype):
             assert out.mask.shape == (height, width)
             assert out.mask.dtype == sample.mask.dtype
             assert set(np.unique(out.mask)) <= set(np.unique(sample.mask))
-            assert out.boxes.shape == sample.boxes.shape
-            assert (out.boxes >= 0).all()
-            assert (out.boxes <= [width, height, width, height]).all()
-            assert (out.boxes[:, :2] <= out.boxes[:, 2:]).all()
-            assert out.points.shape == sample.points.shape
+            for one in out.objects:
+                assert_fits(one, (width, height))
+                before = sample.objects[one.number]
+                assert (one.crowd, one.oriented, one.extra) == (before.crowd, before.oriented, before.extra)
             assert (out.key, out.label, out.group, out.split) == ("a/b.png", "a", "g", "train")
 
 
-@pytest.mark.parametrize("cls", [cls for cls in ALL if cls not in GEOMETRIC], ids=lambda cls: cls.spec_name())
+@pytest.mark.parametrize(
+    "cls", [cls for cls in ALL if cls not in GEOMETRIC and not cls.partners], ids=lambda cls: cls.spec_name()
+)
 @every_kind
 def test_only_geometry_moves_anything_and_only_geometry_touches_alpha(cls, channels, dtype):
     for sample in samples(channels, dtype):
         for seed in range(3):
             _, out = drawn(cls(), sample, seed)
             assert out.size == sample.size
-            assert same(out, replace(sample, image=out.image))
+            if cls().covered(cls().sample(np.random.default_rng(seed), sample), sample.size) is None:
+                assert same(out, replace(sample, image=out.image))
+            assert out.mask is sample.mask
             if channels == 4:
                 assert (out.image[..., 3] == sample.image[..., 3]).all()
 
 
 @every_op
-def test_pictures_without_labels_and_with_empty_ones(cls):
+def test_pictures_without_labels(cls):
     bare = Sample("x", picture((7, 5), 3, np.uint8))
     _, out = drawn(cls(), bare)
-    assert (out.boxes, out.mask, out.points, out.polygons) == (None, None, None, ())
-    empty = replace(bare, boxes=np.zeros((0, 4)), points=np.zeros((0, 2)))
-    _, out = drawn(cls(), empty)
-    assert (out.boxes.shape, out.points.shape) == ((0, 4), (0, 2))
+    assert (out.mask, out.objects) == (None, ())
 
 
 def ends() -> list:
@@ -179,13 +221,14 @@ def test_bounds_work(cls, field, value):
     for channels, dtype in ((1, np.uint8), (3, np.uint16), (4, np.uint8)):
         for sample in (labelled(size, channels, dtype) for size in SIZES):
             for seed in range(3):
-                params = op.sample(np.random.default_rng(seed), sample)
+                params = op.sample(np.random.default_rng(seed), sample, partners(op, sample))
                 moved = op.matrix(params, sample.size)
                 if moved is not None and math.prod(moved[1]) > 2**22:
                     continue  # resize to 16384 is legal and takes a gigabyte
-                out = apply(op, params, sample)
+                out = applied(op, params, sample)
                 assert out.image.dtype == dtype
-                assert np.isfinite(out.boxes).all()
+                for one in out.objects:
+                    assert_fits(one, out.size)
 
 
 @pytest.mark.parametrize(("cls", "field", "value"), ends())
@@ -261,10 +304,13 @@ def test_a_bright_dot_lands_where_its_point_says(cls):
         x, y = rng.uniform(0.3, 0.7) * width, rng.uniform(0.3, 0.7) * height
         columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
         blob = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * 3.0**2))
-        sample = Sample("x", np.rint(60000 * blob).astype(np.uint16)[..., None], points=np.array([[x, y]]))
+        dot = Object(0, np.array([x - 6, y - 6, x + 6, y + 6]), keypoints=np.array([[x, y, 2]]))
+        sample = Sample("x", np.rint(60000 * blob).astype(np.uint16)[..., None], objects=(dot,))
         params, out = drawn(op, sample, seed)
-        (found_x, found_y) = out.points[0]
-        if not (12 < found_x < out.size[0] - 12 and 12 < found_y < out.size[1] - 12):
+        if not out.objects:
+            continue
+        found_x, found_y, visibility = out.objects[0].keypoints[0]
+        if visibility == 0 or not (12 < found_x < out.size[0] - 12 and 12 < found_y < out.size[1] - 12):
             continue
         weights = out.image[..., 0].astype(np.float64)
         columns, rows = np.meshgrid(np.arange(out.size[0]) + 0.5, np.arange(out.size[1]) + 0.5)
@@ -293,17 +339,17 @@ def test_two_flips_are_nothing():
     sample = labelled((64, 48), 4, np.uint16)
     for name in ("flip", "vflip"):
         op = OPS.parse(name)
-        assert alike(apply(op, {}, apply(op, {}, sample)), sample)
-    assert not same(apply(OPS.parse("flip"), {}, sample), apply(OPS.parse("vflip"), {}, sample))
+        assert alike(apply(op, {}, apply(op, {}, sample).sample).sample, sample)
+    assert not same(apply(OPS.parse("flip"), {}, sample).sample, apply(OPS.parse("vflip"), {}, sample).sample)
 
 
 def test_four_quarter_turns_are_nothing_and_all_are_equally_likely():
     op, sample = OPS.parse("rot90"), labelled((64, 48))
     out = sample
     for _ in range(4):
-        out = apply(op, {"turns": 1}, out)
+        out = apply(op, {"turns": 1}, out).sample
     assert alike(out, sample)
-    assert alike(apply(op, {"turns": 3}, apply(op, {"turns": 1}, sample)), sample)
+    assert alike(apply(op, {"turns": 3}, apply(op, {"turns": 1}, sample).sample).sample, sample)
     rng = np.random.default_rng(0)
     turns = [op.sample(rng, sample)["turns"] for _ in range(3000)]
     assert all(900 < turns.count(k) < 1100 for k in (1, 2, 3))

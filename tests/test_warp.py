@@ -9,9 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from edgekit.augment import warp
+from edgekit.augment import outline, warp
+from edgekit.augment.field import Field
+from edgekit.augment.labels import Rules
 from edgekit.augment.op import OPS, apply
-from edgekit.data.sample import Sample
+from edgekit.data.sample import Object, Sample
 from edgekit.errors import EdgekitError
 
 ROTATION = np.array([[0.96, 0.25, -7.3], [-0.25, 0.96, 10.2], [0, 0, 1]])
@@ -31,7 +33,7 @@ def smooth(width: int, height: int, channels: int, dtype: type) -> np.ndarray:
 
 
 def moved(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], **how) -> np.ndarray:
-    return warp.move(Sample("x", image), matrix, size, **how).image
+    return warp.move(Sample("x", image), matrix, size, **how).sample.image
 
 
 def index(position: np.ndarray, length: int, border: str) -> np.ndarray:
@@ -128,18 +130,18 @@ def test_masks_of_any_type_survive_every_way(dtype):
         (ROTATION, (32, 24)),
         (TILT, (32, 24)),
     ]:
-        out = warp.move(sample, matrix, size).mask
+        out = warp.move(sample, matrix, size).sample.mask
         assert (out.dtype, out.shape) == (mask.dtype, size[::-1])
         assert set(out.ravel().tolist()) <= set(mask.ravel().tolist())
 
 
 def test_resized_masks_read_the_pixel_under_the_centre():
     mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    out = warp.move(Sample("x", noise(4, 3), mask=mask), np.diag([2.0, 2.0, 1.0]), (8, 6)).mask
+    out = warp.move(Sample("x", noise(4, 3), mask=mask), np.diag([2.0, 2.0, 1.0]), (8, 6)).sample.mask
     assert (out == np.kron(mask, np.ones((2, 2), np.uint8))).all()
     small = warp.move(
         Sample("x", noise(9, 9), mask=np.arange(81).reshape(9, 9)), np.diag([1 / 3, 1 / 3, 1]), (3, 3)
-    ).mask
+    ).sample.mask
     assert (small == np.arange(81).reshape(9, 9)[1::3, 1::3]).all()
 
 
@@ -185,16 +187,17 @@ def test_shrinking_first_does_not_move_anything():
     width, height = 403, 301
     columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     blob = np.exp(-((columns - 251.3) ** 2 + (rows - 140.8) ** 2) / (2 * 9.0**2))
-    sample = Sample("x", np.rint(60000 * blob).astype(np.uint16)[..., None], points=np.array([[251.3, 140.8]]))
+    sample = Sample("x", np.rint(60000 * blob).astype(np.uint16)[..., None])
     angle = math.radians(20)
     matrix = 0.22 * np.array(
         [[math.cos(angle), -math.sin(angle), 150], [math.sin(angle), math.cos(angle), 10], [0, 0, 1 / 0.22]]
     )
-    out = warp.move(sample, matrix, (120, 110), border="constant")
+    out = warp.move(sample, matrix, (120, 110), border="constant").sample
+    place = warp.move_points(np.array([[251.3, 140.8]]), matrix)[0]
     weights = out.image[..., 0].astype(float)
     columns, rows = np.meshgrid(np.arange(120) + 0.5, np.arange(110) + 0.5)
     found = [(weights * columns).sum() / weights.sum(), (weights * rows).sum() / weights.sum()]
-    assert np.abs(np.array(found) - out.points[0]).max() < 0.05
+    assert np.abs(np.array(found) - place).max() < 0.05
 
 
 def test_long_pictures_are_refused_where_opencv_cannot_and_moved_where_it_can():
@@ -215,20 +218,10 @@ def test_constant_border_fills_the_image_and_leaves_alpha_and_mask_at_nothing():
             np.array([[1, 0, 9], [0, 1, 9], [0, 0, 1.0]]),
             np.array([[1, 0.1, 20.5], [0, 1, 9], [0, 0, 1.0]]),
         ):
-            out = warp.move(sample, matrix, (9, 9), border="constant", fill=fill)
+            out = warp.move(sample, matrix, (9, 9), border="constant", fill=fill).sample
             assert np.abs(out.image[0, 0, : min(channels, 3)].astype(int) - fill * full).max() <= 0.5
             assert channels < 4 or out.image[0, 0, 3] == 0
             assert out.mask[0, 0] == 0
-
-
-def test_boxes_are_hulls_cut_at_the_frame():
-    quarter = np.array([[0, -1, 48], [1, 0, 0], [0, 0, 1.0]])  # of a picture 64 wide and 48 high
-    assert warp.move_boxes(np.array([[10, 20, 30, 25.0]]), quarter, (48, 64)).tolist() == [[23, 10, 28, 30]]
-    turn = math.sqrt(0.5) * np.array([[1, -1, 0], [1, 1, 0], [0, 0, math.sqrt(2)]])
-    hull = warp.move_boxes(np.array([[10, 10, 20, 20.0]]), turn, (100, 100))
-    assert np.allclose(hull, [[0, 20 * math.sqrt(0.5), 10 * math.sqrt(0.5), 40 * math.sqrt(0.5)]])
-    away = warp.move_boxes(np.array([[10, 10, 20, 20.0]]), np.array([[1, 0, 500], [0, 1, 0], [0, 0, 1.0]]), (100, 100))
-    assert away.tolist() == [[100, 10, 100, 20]]
 
 
 def test_points_there_and_back():
@@ -250,7 +243,7 @@ def test_there_and_back_gives_the_picture():
 def test_half_turn_by_rotate_is_exact():
     image = noise(64, 48)
     op = OPS.parse("rotate 180")
-    assert (apply(op, {"degrees": 180.0}, Sample("x", image)).image == image[::-1, ::-1]).all()
+    assert (apply(op, {"degrees": 180.0}, Sample("x", image)).sample.image == image[::-1, ::-1]).all()
 
 
 def test_shear_keeps_areas_and_slides_rows_then_columns():
@@ -266,7 +259,7 @@ def test_crop_copies_pixels_and_reaches_every_place():
     places = set()
     for _ in range(600):
         params = op.sample(rng, Sample("x", image)) | {"factor": 0.5}
-        out = apply(op, params, Sample("x", image)).image
+        out = apply(op, params, Sample("x", image)).sample.image
         assert out.shape == (4, 5, 3)
         here = [(x, y) for x in range(6) for y in range(5) if (image[y : y + 4, x : x + 5] == out).all()]
         places.update(here)
@@ -313,3 +306,122 @@ def test_strongest_perspective_never_looks_past_the_horizon():
         assert np.allclose(corners / size, frame + params["corners"], atol=1e-5)
         back = np.linalg.inv(matrix)
         assert ((frame * size) @ back[2, :2] + back[2, 2]).min() / back[2, 2] > 0
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        np.array([[-1, 0, 64], [0, 1, 0], [0, 0, 1.0]]),
+        np.array([[0, -1, 48], [1, 0, 0], [0, 0, 1.0]]),
+        np.array([[1, 0, -20], [0, 1, 13], [0, 0, 1.0]]),
+        np.diag([0.5, 0.25, 1]),
+        np.diag([1.5, 2.0, 1]),
+        ROTATION,
+        TILT,
+    ],
+)
+def test_an_outline_moves_as_a_mask_of_it(matrix):
+    region = cv2.GaussianBlur(noise(64, 48, 1).astype(np.float32), (0, 0), 4) > 127
+    region[:, :9] = region[30:] = False
+    one = Object(0, outline.hull_of_pixels(region), region=region)
+    sample = Sample("x", noise(64, 48), mask=region.astype(np.uint8), objects=(one,))
+    out = warp.move(sample, matrix, (64, 64), rules=Rules(outside=0)).sample
+    different = (out.objects[0].region != (out.mask > 0)).sum()
+    # Only a warp rounds, at places that lie between two pixels.
+    assert different == 0 if matrix is not ROTATION and matrix is not TILT else different <= 3
+    assert out.objects[0].region.sum() > 50
+
+
+def ripple(width: int, height: int, amount: float = 4.0) -> tuple[np.ndarray, np.ndarray]:
+    """A field whose displacement changes by less than a pixel from one pixel to the next."""
+    columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    return columns + amount * np.sin(rows / 9), rows + amount * np.cos(columns / 11)
+
+
+def test_a_field_of_an_affine_map_moves_as_its_matrix():
+    matrix = np.array([[0.95, 0.12, 3.0], [-0.1, 1.05, -2.0], [0, 0, 1]])
+    columns, rows = np.meshgrid(np.arange(80) + 0.5, np.arange(60) + 0.5)
+    back = warp.move_points(np.stack([columns.ravel(), rows.ravel()], axis=1), np.linalg.inv(matrix))
+    region = np.zeros((60, 80), bool)
+    region[20:45, 30:50] = True
+    square = outline.corners(np.array([30, 20, 50, 45.0]))
+    objects = (
+        Object(0, np.array([30, 20, 50, 45.0])),
+        Object(1, np.array([30, 20, 50, 45.0]), polygons=(square,), keypoints=np.array([[33, 22, 2.0]])),
+        Object(2, np.array([30, 20, 50, 45.0]), region=region),
+        Object(3, np.array([70, 20, 95, 45.0]), polygons=(square + np.array([40, 0]),)),
+    )
+    mask = np.kron(np.arange(48).reshape(6, 8), np.ones((10, 10))).astype(np.uint8)
+    sample = Sample("x", smooth(80, 60, 3, np.uint8), mask=mask, objects=objects)
+    one = warp.move(sample, matrix, (80, 60))
+    other = warp.move_by_field(sample, back[:, 0].reshape(60, 80), back[:, 1].reshape(60, 80))
+    assert np.abs(one.sample.image.astype(int) - other.sample.image).max() <= 3
+    assert (one.sample.mask == other.sample.mask).mean() > 0.99
+    assert one.kept == other.kept
+    assert [change.index for change in one.changes] == [change.index for change in other.changes] == [3]
+    for first, second in zip(one.sample.objects, other.sample.objects, strict=True):
+        # Regions are whole pixels, and the field knows nothing of what lies beyond the picture, as the last one does.
+        assert np.abs(first.box - second.box).max() < (0.05 if first.number < 2 else 1)
+        assert first.visible == pytest.approx(second.visible, abs=0.02)
+    assert np.abs(one.sample.objects[1].keypoints - other.sample.objects[1].keypoints).max() < 1e-3
+    area = outline.area(one.sample.objects[1].polygons)
+    assert outline.area(other.sample.objects[1].polygons) == pytest.approx(area, abs=0.1)
+
+
+def test_a_field_shows_a_place_where_its_inverse_says():
+    map_x, map_y = ripple(120, 90)
+    places = np.random.default_rng(0).uniform([15, 15], [105, 75], (40, 2))
+    found = Field(map_x, map_y).points(places)
+    seen_x = 4.0 * np.sin(found[:, 1] / 9) + found[:, 0]
+    seen_y = 4.0 * np.cos(found[:, 0] / 11) + found[:, 1]
+    assert np.abs(np.stack([seen_x, seen_y], axis=1) - places).max() < 0.02  # the field is read between its pixels
+    for x, y in places[:6]:
+        columns, rows = np.meshgrid(np.arange(120) + 0.5, np.arange(90) + 0.5)
+        blob = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * 2.0**2))
+        dot = Object(0, np.array([x - 1, y - 1, x + 1, y + 1]), keypoints=np.array([[x, y, 2.0]]))
+        sample = Sample("x", np.rint(60000 * blob).astype(np.uint16)[..., None], objects=(dot,))
+        out = warp.move_by_field(sample, map_x, map_y, border="constant").sample
+        weights = np.where(out.image[..., 0] > 6000, out.image[..., 0], 0).astype(np.float64)
+        lands = np.array([(weights * columns).sum(), (weights * rows).sum()]) / weights.sum()
+        assert np.abs(lands - out.objects[0].keypoints[0, :2]).max() < 0.35
+
+
+def test_outlines_bend_with_the_field_and_stop_at_the_frame():
+    map_x, map_y = ripple(120, 90)
+    square = outline.corners(np.array([60, 30, 140, 70.0]))
+    region = outline.rasterise([square], (120, 90))
+    both = (
+        Object(0, np.array([60, 30, 140, 70.0]), polygons=(square,)),
+        Object(1, np.array([60, 30, 120, 70.0]), region=region),
+    )
+    out = warp.move_by_field(Sample("x", noise(120, 90), objects=both), map_x, map_y)
+    polygon, moved = out.sample.objects
+    drawn = outline.rasterise(polygon.polygons, (120, 90))
+    away = drawn ^ moved.region
+    away[:, 112:] = False  # the region ends at the frame of the source, the polygon does not
+    assert cv2.erode(away.astype(np.uint8), np.ones((3, 3))).sum() == 0
+    assert polygon.visible == pytest.approx(0.75, abs=0.03)
+    assert moved.visible == pytest.approx(1, abs=0.05)
+
+
+def test_a_field_that_folds_or_does_not_fit_is_refused():
+    map_x, map_y = ripple(60, 40, 30.0)
+    one = Sample("x", noise(60, 40), objects=(Object(0, np.array([10, 10, 50, 30.0])),))
+    with pytest.raises(EdgekitError, match="folds the picture over"):
+        warp.move_by_field(one, map_x, map_y)
+    with pytest.raises(EdgekitError, match="differ in size"):
+        warp.move_by_field(one, map_x, map_y[:-1])
+    with pytest.raises(EdgekitError, match="40000 pixels is too long"):
+        warp.move_by_field(one, np.zeros((1, 40000)), np.zeros((1, 40000)))
+
+
+def test_masks_move_by_a_field_to_the_nearest_pixel():
+    mask = np.arange(40 * 60).reshape(40, 60)
+    columns, rows = np.meshgrid(np.arange(60) + 0.5, np.arange(40) + 0.5)
+    out = warp.move_by_field(Sample("x", noise(60, 40), mask=mask), columns + 3.3, rows - 2.2).sample
+    assert (out.mask[5:, :50] == mask[3:-2, 3:53]).all()
+    away = warp.move_by_field(
+        Sample("x", noise(60, 40), mask=mask), columns + 3.3, rows, rules=Rules(outside=-1)
+    ).sample
+    assert (away.mask[:, 57:] == -1).all()
+    assert set(np.unique(out.mask)) <= set(range(2400))

@@ -1,4 +1,4 @@
-"""Ops that take parts of the picture away; labels stay, and so does alpha."""
+"""Ops that take parts of the picture away; alpha stays, and so do masks and the labels of what can still be seen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgekit.lazy import np
 from edgekit.spec import option
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from edgekit.augment.op import Params
     from edgekit.data.sample import Sample
@@ -35,11 +35,22 @@ class cutout(Op):
 
     def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
         """Fill the squares."""
-        height, width = image.shape[:2]
-        side = round(self.size * min(width, height))
         covered = image.copy()
+        for square in self._squares(params, (image.shape[1], image.shape[0])):
+            covered[(*square, slice(3))] = round(self.fill * full_scale(image))
+        return covered
+
+    def covered(self, params: Params, size: tuple[int, int]) -> np.ndarray:
+        """Give the squares: an object hardly seen any more is dropped, and keypoints under one are hidden."""
+        hidden = np.zeros(size[::-1], np.bool_)
+        for square in self._squares(params, size):
+            hidden[square] = True
+        return hidden
+
+    def _squares(self, params: Params, size: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+        width, height = size
+        side = round(self.size * min(width, height))
         for place_x, place_y in params["places"]:
             x = math.floor(place_x * (width - side + 1))
             y = math.floor(place_y * (height - side + 1))
-            covered[y : y + side, x : x + side, :3] = round(self.fill * full_scale(image))
-        return covered
+            yield slice(y, y + side), slice(x, x + side)

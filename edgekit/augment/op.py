@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgekit.augment.labels import USUAL, Applied, Rules
+from edgekit.errors import EdgekitError
 from edgekit.spec import Registry, Spec, option, spec
 
 if TYPE_CHECKING:
@@ -34,8 +36,11 @@ class Op(Spec):
     """One augmentation: pure, without files, clock, environment or global randomness.
 
     `sample` draws; its result is plain JSON, so that a manifest row is enough to replay. Then an op has `matrix`
-    (geometry: `warp.py` moves image and labels by it) or `pixels` (the image alone changes, its size does not).
+    (geometry: `warp.py` moves image and labels by it), `pixels` (the image alone changes, its size does not; `covered`
+    says what can no longer be seen) or `mix` (with `partners`: as many other pictures take part).
     """
+
+    partners: ClassVar[int] = 0
 
     p: float = probability(1.0)
 
@@ -54,15 +59,43 @@ class Op(Spec):
         """Give a new HxWxC image of the same dtype, size and channels; the input is not touched."""
         return image
 
+    def covered(self, params: Params, size: tuple[int, int]) -> np.ndarray | None:
+        """Give the pixels that the op hides, HxW bool; None when it hides none."""
+        return None
 
-def apply(op: Op, params: Params, sample: Sample) -> Sample:
-    """Apply one draw of `op` to the image and every label of `sample`."""
+    def mix(self, params: Params, sample: Sample, partners: Sequence[Sample], rules: Rules) -> Applied:
+        """Make one sample, of the size and kind of `sample`, of it and of its partners."""
+        raise NotImplementedError(f"{self.spec_name()} takes no partners")
+
+
+def apply(op: Op, params: Params, sample: Sample, partners: Sequence[Sample] = (), rules: Rules = USUAL) -> Applied:
+    """Apply one draw of `op` to the image and every label of `sample`, with as many partners as the op takes.
+
+    Raises EdgekitError when there are not as many.
+    """
     from dataclasses import replace
 
-    from edgekit.augment import warp
+    from edgekit.augment import labels, warp
 
+    if op.partners:
+        require_partners(op, partners)
+        return op.mix(params, sample, partners, rules)
     moved = op.matrix(params, sample.size)
-    if moved is None:
-        return replace(sample, image=op.pixels(sample.image, params))
-    matrix, size = moved
-    return warp.move(sample, matrix, size, border=getattr(op, "border", "reflect"), fill=getattr(op, "fill", 0.0))
+    if moved is not None:
+        border, fill = getattr(op, "border", "reflect"), getattr(op, "fill", 0.0)
+        return warp.move(sample, *moved, border=border, fill=fill, rules=rules)
+    made = replace(sample, image=op.pixels(sample.image, params))
+    covered = op.covered(params, sample.size) if sample.objects else None
+    if covered is None:
+        return Applied(made, tuple(range(len(sample.objects))))
+    hidden = labels.cover(sample.objects, covered, rules, trim=False)
+    return Applied(replace(made, objects=hidden.objects), hidden.kept, hidden.changes)
+
+
+def require_partners(op: Op, partners: Sequence[Sample]) -> None:
+    """Raise EdgekitError unless there are as many partners as the op takes."""
+    if len(partners) != op.partners:
+        raise EdgekitError(
+            f"{op.spec_name()} takes {op.partners} other picture{'s' if op.partners > 1 else ''}, not {len(partners)}",
+            "give a folder with more pictures, or leave it out",
+        )

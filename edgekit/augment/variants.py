@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from edgekit import files
-from edgekit.augment.op import Op, apply
+from edgekit.augment.labels import USUAL, Rules
+from edgekit.augment.op import Op, apply, require_partners
 from edgekit.data import images
 from edgekit.data.sample import Sample
 from edgekit.errors import EdgekitError
@@ -20,12 +21,17 @@ if TYPE_CHECKING:
 
     from numpy.random import Generator
 
+    from edgekit.augment.labels import Applied
+
+# Gives the sources that a variant is mixed with, by its number and how many: `mix.choose` names them.
+Partners = Callable[[int, int], Sequence[Sample]]
+
 REDRAWS = 8  # a variant equal to its source or to an earlier one is drawn again this often, then left out
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is done to every picture: the ops in order, how many variants, and the seed."""
+    """What is done to every picture: the ops in order, how many variants, the seed, and how labels follow."""
 
     ops: tuple[Op, ...]
     copies: int = 4
@@ -33,6 +39,12 @@ class Recipe:
     originals: bool = True
     quality: int | None = None
     max_pixels: int = 100_000_000
+    rules: Rules = USUAL
+
+    @property
+    def partners(self) -> int:
+        """How many other pictures a variant takes at most."""
+        return sum(op.partners for op in self.ops)
 
     @property
     def max_bytes(self) -> int:
@@ -40,8 +52,8 @@ class Recipe:
         return 8 * self.max_pixels + (64 << 20)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the plain values, for the stamp of a run."""
-        return {
+        """Give the plain values, for the stamp of a run; the rules only when they are not the usual ones."""
+        plain: dict[str, Any] = {
             "ops": [op.to_dict() for op in self.ops],
             "copies": self.copies,
             "seed": self.seed,
@@ -49,15 +61,21 @@ class Recipe:
             "quality": self.quality,
             "max_pixels": self.max_pixels,
         }
+        return plain if self.rules == USUAL else plain | {"labels": self.rules.to_dict()}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One finished variant: its pixels, its number and what was done, as the manifest has it."""
+    """One finished variant: its pixels, its number and what was done, as the manifest has it.
+
+    changes: what became of labelled objects, each {"object": its position in its source, "what": in words} and, for one
+    of another picture, "of": that one's key.
+    """
 
     number: int
     sample: Sample
     ops: tuple[dict[str, Any], ...]
+    changes: tuple[dict[str, Any], ...] = ()
 
 
 def generator(seed: int, key: str, variant: int, attempt: int) -> Generator:
@@ -66,26 +84,83 @@ def generator(seed: int, key: str, variant: int, attempt: int) -> Generator:
     return np.random.default_rng(int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "big"))
 
 
-def draw(recipe: Recipe, source: Sample, number: int, attempt: int = 0) -> Variant:
+def draw(recipe: Recipe, source: Sample, number: int, attempt: int = 0, partners: Partners | None = None) -> Variant:
     """Draw and apply every op of the recipe once."""
     rng = generator(recipe.seed, source.key, number, attempt)
-    sample, done = source, []
+    sample, done, log = source, [], _Log(source)
+    others = _Others(recipe, number, partners)
     for op in recipe.ops:
+        mine = others.next(op)
         if rng.random() >= op.p:
             continue
-        params = op.sample(rng, sample)
-        sample = apply(op, params, sample)
+        given = mine()
+        params = op.sample(rng, sample, given)
+        applied = apply(op, params, sample, given, recipe.rules)
+        log.add(applied, given)
+        sample = applied.sample
         fields = {key: value for key, value in op.to_dict().items() if key != "use"}
-        done.append({"name": op.spec_name(), "fields": fields, "params": params})
-    return Variant(number, sample, tuple(done))
+        row = {"name": op.spec_name(), "fields": fields, "params": params}
+        done.append(row | ({"partners": [other.key for other in given]} if given else {}))
+    return Variant(number, sample, tuple(done), log.rows())
 
 
-def variants(recipe: Recipe, source: Sample) -> Iterator[Variant | None]:
-    """Make the variants 1..copies; None stands for one that stayed equal to its source or an earlier one."""
+class _Others:
+    """Hands each op of a chain its own partners; they are fetched when the first op asks."""
+
+    def __init__(self, recipe: Recipe, number: int, partners: Partners | None) -> None:
+        self._fetch = lambda: partners(number, recipe.partners) if partners is not None else ()
+        self._fetched: Sequence[Sample] | None = None
+        self._taken = 0
+
+    def next(self, op: Op) -> Callable[[], Sequence[Sample]]:
+        """Set aside the partners of the next op; they stay its own whether or not the ops before it are applied."""
+        start, self._taken = self._taken, self._taken + op.partners
+
+        def mine() -> Sequence[Sample]:
+            if not op.partners:
+                return ()
+            if self._fetched is None:
+                self._fetched = self._fetch()
+            given = self._fetched[start : start + op.partners]
+            require_partners(op, given)
+            return given
+
+        return mine
+
+
+class _Log:
+    """Follows objects through a chain of ops: where each comes from, and what became of it."""
+
+    def __init__(self, source: Sample) -> None:
+        self._places: list[tuple[str | None, int]] = [(None, index) for index in range(len(source.objects))]
+        self._changes: dict[tuple[str | None, int], list[str]] = {}
+
+    def add(self, applied: Applied, partners: Sequence[Sample]) -> None:
+        """Take in one op."""
+        places = list(self._places)
+        for other in partners:
+            places += [(other.key, index) for index in range(len(other.objects))]
+        for change in applied.changes:
+            self._changes.setdefault(places[change.index], []).append(change.what)
+        self._places = [places[index] for index in applied.kept]
+
+    def rows(self) -> tuple[dict[str, Any], ...]:
+        """Give the changes in the order in which the objects were first changed."""
+        return tuple(
+            {"object": index, **({} if key is None else {"of": key}), "what": "; ".join(said)}
+            for (key, index), said in self._changes.items()
+        )
+
+
+def variants(recipe: Recipe, source: Sample, partners: Partners | None = None) -> Iterator[Variant | None]:
+    """Make the variants 1..copies; None stands for one that stayed equal to its source or an earlier one.
+
+    Raises EdgekitError when an op needs partners and there are not as many.
+    """
     seen = {_digest(source)}
     for number in range(1, recipe.copies + 1):
         for attempt in range(REDRAWS):
-            variant = draw(recipe, source, number, attempt)
+            variant = draw(recipe, source, number, attempt, partners)
             digest = _digest(variant.sample)
             if digest not in seen:
                 seen.add(digest)
@@ -164,6 +239,7 @@ def outputs(
         name = variant_name(key, variant.number, suffix, keys)
         warnings = [*picture.warnings, *([changed] if changed else [])]
         row = _row(name, common, variant.number, variant.sample, files.sha256(encoded), variant.ops, warnings)
+        row |= _label_rows(variant)
         yield Output(name, encoded, row)
 
 
@@ -203,3 +279,9 @@ def _row(
         "ops": list(ops),
         "warnings": warnings,
     }
+
+
+def _label_rows(variant: Variant) -> dict[str, Any]:
+    """Give what the manifest says of labels that were changed or mixed; nothing when none were."""
+    weights = dict(sorted(variant.sample.weights.items()))
+    return ({"objects": list(variant.changes)} if variant.changes else {}) | ({"weights": weights} if weights else {})

@@ -1,4 +1,4 @@
-"""Move an image and all of its labels by one 3x3 matrix; the only module that knows coordinates.
+"""Move an image and all of its labels by one 3x3 matrix, or by a field; the only module that knows coordinates.
 
 The matrix maps source to output in the continuous convention of `sample.py`, where the centre of the first pixel is
 (0.5, 0.5). OpenCV puts it at (0, 0); the half pixel is taken off and put back here and nowhere else.
@@ -12,9 +12,14 @@ Three ways, the cheapest that is right:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from edgekit.augment import labels, outline
+from edgekit.augment.field import Field
+from edgekit.augment.labels import USUAL, Applied, Rules
+from edgekit.augment.outline import move_points
 from edgekit.errors import EdgekitError
 from edgekit.lazy import cv2, np
 
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
     from edgekit.data.sample import Sample
 
     Size = tuple[int, int]
+    Pixels = Callable[[np.ndarray, "_Sampling"], np.ndarray]
 
 BORDERS = ("reflect", "replicate", "wrap", "constant")
 
@@ -45,6 +51,14 @@ class _Sampling:
 
 
 @dataclass(frozen=True)
+class _Outside:
+    """What is outside the picture, as OpenCV has it, and its grey, 0..1."""
+
+    border: int
+    fill: float
+
+
+@dataclass(frozen=True)
 class _Aligned:
     """A matrix that keeps axes axes: transpose, then flip, then scale, then put the corner at `offset`."""
 
@@ -56,13 +70,19 @@ class _Aligned:
 
 
 def move(
-    sample: Sample, matrix: np.ndarray, size: tuple[int, int], *, border: str = "reflect", fill: float = 0.0
-) -> Sample:
-    """Move image, mask, boxes, polygons and points; `matrix` maps source to output, `size` is (width, height).
+    sample: Sample,
+    matrix: np.ndarray,
+    size: tuple[int, int],
+    *,
+    border: str = "reflect",
+    fill: float = 0.0,
+    rules: Rules = USUAL,
+) -> Applied:
+    """Move image, mask and objects; `matrix` maps source to output, `size` is (width, height).
 
     border: what is outside the picture: `reflect` (mirrored about the outermost pixels), `replicate`, `wrap` or
-    `constant`: `fill` (0..1 of full scale), transparent where there is alpha, and 0 in the mask. Boxes become the hull
-    of their moved corners, cut at the frame; polygons and points are kept where they land, even outside.
+    `constant`: `fill` (0..1 of full scale), transparent where there is alpha. Objects follow `rules`, as `labels.py`
+    says; what the border shows is no object, and `Rules.outside` in the mask.
 
     Raises EdgekitError when a side exceeds 32766 pixels and the move is neither whole-pixel nor pure scaling, and when
     the output has too many pixels.
@@ -73,36 +93,85 @@ def move(
             "pad less, or crop or resize first",
         )
     matrix = np.asarray(matrix, np.float64) / matrix[2, 2]
-    image, mask = sample.image, sample.mask
-    full = np.iinfo(image.dtype).max * fill
-    colours = (full, full, full, 0.0) if image.shape[2] == 4 else (full,) * 4
-    code = _border_code(border)
-    return replace(
-        sample,
-        image=_move_pixels(image, matrix, size, _Sampling(nearest=False, border=code, outside=colours)),
-        mask=None if mask is None else _move_mask(mask, matrix, size, code),
-        boxes=None if sample.boxes is None else move_boxes(sample.boxes, matrix, size),
-        polygons=tuple(move_points(polygon, matrix) for polygon in sample.polygons),
-        points=None if sample.points is None else move_points(sample.points, matrix),
+
+    def pixels(array: np.ndarray, sampling: _Sampling) -> np.ndarray:
+        return _move_pixels(array, matrix, size, sampling)
+
+    # Of a perspective's two sides the one with the middle of the picture is in front.
+    middle = np.array([sample.size[0] / 2, sample.size[1] / 2, 1.0])
+    facing = matrix if matrix[2] @ middle > 0 else -matrix
+    step = labels.Move(
+        size=size,
+        outline=lambda polygon: outline.move_polygon(polygon, facing),
+        points=lambda points: move_points(points, facing),
+        region=lambda region: _move_window(region, facing, size),
+        matrix=facing,
+        aligned=_align(matrix, sample.size) is not None,
+        rigid=_is_rigid(matrix),
+        mirrored=bool(np.linalg.det(facing) < 0),
     )
+    return _moved(sample, step, pixels, _Outside(_border_code(border), fill), rules)
 
 
-def move_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Map Nx2 points; the result is not clipped."""
-    mapped: np.ndarray = np.asarray(points, np.float64) @ matrix[:, :2].T + matrix[:, 2]
-    # At or behind the horizon of a perspective there is no position; far away is the nearest thing to it.
-    flat: np.ndarray = mapped[:, :2] / np.maximum(mapped[:, 2:], 1e-9)
-    return flat
+def move_by_field(
+    sample: Sample,
+    map_x: np.ndarray,
+    map_y: np.ndarray,
+    *,
+    border: str = "reflect",
+    fill: float = 0.0,
+    rules: Rules = USUAL,
+) -> Applied:
+    """Move image, mask and objects by a displacement field, as `move` does by a matrix.
 
+    map_x, map_y: HxW float, as large as the output: the place in the source that the centre of each output pixel shows,
+    in continuous coordinates (the identity is column + 0.5, row + 0.5). The field has to lie near the identity: its
+    displacement changes by less than a pixel from one pixel to the next, so that it neither folds nor mirrors. Edges of
+    polygons are divided before they are bent.
 
-def move_boxes(boxes: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Map Nx4 boxes to the upright hulls of their moved corners, clipped to the frame.
-
-    A box that leaves the frame entirely stays as one without area on the frame's edge.
+    Raises EdgekitError when the field folds at a label, and when a side exceeds 32766 pixels.
     """
-    corners = move_points(np.asarray(boxes, np.float64)[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2), matrix)
-    corners = np.clip(corners.reshape(-1, 4, 2), 0.0, np.asarray(size, np.float64))
-    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+    if map_x.shape != map_y.shape:
+        raise EdgekitError(f"the maps of a field differ in size: {map_x.shape} and {map_y.shape}", "make them alike")
+    field = Field(map_x, map_y)
+    size = (int(map_x.shape[1]), int(map_x.shape[0]))
+    _check_side(max(*sample.size, *size))
+    to_x, to_y = (np.asarray(values - 0.5, np.float32) for values in (map_x, map_y))
+
+    def pixels(array: np.ndarray, sampling: _Sampling) -> np.ndarray:
+        kind = cv2.INTER_NEAREST if sampling.nearest else cv2.INTER_LINEAR
+        out = cv2.remap(array, to_x, to_y, kind, borderMode=sampling.border, borderValue=sampling.outside)
+        return out.reshape(size[1], size[0], array.shape[2])
+
+    step = labels.Move(
+        size=size,
+        outline=lambda polygon: (field.points(outline.divided(polygon)),),
+        points=field.points,
+        region=lambda region: _move_region(region, pixels),
+    )
+    return _moved(sample, step, pixels, _Outside(_border_code(border), fill), rules)
+
+
+def _moved(sample: Sample, step: labels.Move, pixels: Pixels, outside: _Outside, rules: Rules) -> Applied:
+    image, mask = sample.image, sample.mask
+    full = np.iinfo(image.dtype).max * outside.fill
+    colours = (full, full, full, 0.0) if image.shape[2] == 4 else (full,) * 4
+    moved = labels.move(sample.objects, step, rules)
+    made = replace(
+        sample,
+        image=pixels(image, _Sampling(nearest=False, border=outside.border, outside=colours)),
+        mask=None if mask is None else _move_mask(mask, pixels, outside.border, rules.outside),
+        objects=moved.objects,
+    )
+    return Applied(made, moved.kept, moved.changes)
+
+
+def _is_rigid(matrix: np.ndarray) -> bool:
+    """Tell whether right angles stay: a similarity, mirrored or not."""
+    if matrix[2, :2].any():
+        return False
+    (xx, xy), (_, yy) = (matrix[:2, :2].T @ matrix[:2, :2]).tolist()
+    return max(abs(xy), abs(xx - yy)) <= WHOLE * xx
 
 
 def _border_code(border: str) -> int:
@@ -110,13 +179,57 @@ def _border_code(border: str) -> int:
     return int(codes[BORDERS.index(border)])
 
 
-def _move_mask(mask: np.ndarray, matrix: np.ndarray, size: Size, border: int) -> np.ndarray:
-    """Move a mask of any integer type: as bytes of a width that OpenCV knows, which copying does not mind."""
-    kinds = {1: np.uint8, 2: np.uint16, 4: np.int32, 8: np.int32}
+def _move_mask(mask: np.ndarray, pixels: Pixels, border: int, outside: int | None) -> np.ndarray:
+    """Move a mask of any integer type: as bytes of a width that OpenCV knows, which copying does not mind.
+
+    outside: the value of what lies outside the picture; None: what the border shows there.
+    """
+    kind = {1: np.uint8, 2: np.uint16, 4: np.int32, 8: np.int32}[mask.dtype.itemsize]
+    words = [0.0]
+    if outside is not None:
+        border, words = cv2.BORDER_CONSTANT, mask_value(mask, outside).view(kind).tolist()
     height, width = mask.shape
-    raw = np.ascontiguousarray(mask).view(kinds[mask.dtype.itemsize]).reshape(height, width, -1)
-    moved = _move_pixels(raw, matrix, size, _Sampling(nearest=True, border=border, outside=(0.0,) * 4))
-    return moved.reshape(size[1], -1).view(mask.dtype)
+    raw = np.ascontiguousarray(mask).view(kind).reshape(height, width, -1)
+    moved = pixels(raw, _Sampling(nearest=True, border=border, outside=tuple((words * 4)[:4])))
+    return moved.reshape(len(moved), -1).view(mask.dtype)
+
+
+def mask_value(mask: np.ndarray, value: int) -> np.ndarray:
+    """Give `value` as an array (1,) of the mask's type; raise EdgekitError when it does not fit."""
+    limits = (0, 1) if mask.dtype == np.bool_ else (np.iinfo(mask.dtype).min, np.iinfo(mask.dtype).max)
+    if not limits[0] <= value <= limits[1]:
+        raise EdgekitError(
+            f"{value}, the value of what is outside, does not fit a mask of {limits[0]}..{limits[1]}",
+            "choose a value that the mask files can hold",
+        )
+    return np.array([value], mask.dtype)
+
+
+def _move_region(region: np.ndarray, pixels: Pixels) -> np.ndarray:
+    """Move an outline of bools; outside the picture there is nothing of an object, whatever the border shows."""
+    raw = np.ascontiguousarray(region).view(np.uint8)[..., None]
+    sampling = _Sampling(nearest=True, border=cv2.BORDER_CONSTANT, outside=(0.0,) * 4)
+    moved: np.ndarray = pixels(raw, sampling)[..., 0] > 0
+    return moved
+
+
+def _move_window(region: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
+    """Move an outline of bools by a matrix, from the window that it takes to the one that it comes to."""
+    moved = np.zeros(size[::-1], np.bool_)
+    bounds = outline.hull_of_pixels(region)
+    seen = () if bounds is None else outline.move_polygon(outline.corners(bounds), matrix)
+    if bounds is None or not seen:
+        return moved
+    left, top, right, bottom = bounds.astype(np.int64).tolist()
+    x, y, width, height = outline.window(outline.hull(seen), size, room=2)
+    there, back = np.eye(3), np.eye(3)
+    there[:2, 2], back[:2, 2] = (-x, -y), (left, top)
+    whole = there @ matrix @ back
+    whole = whole / (whole[2, 2] or 1.0)
+    moved[y : y + height, x : x + width] = _move_region(
+        region[top:bottom, left:right], lambda raw, sampling: _move_pixels(raw, whole, (width, height), sampling)
+    )
+    return moved
 
 
 def _move_pixels(array: np.ndarray, matrix: np.ndarray, size: Size, sampling: _Sampling) -> np.ndarray:
@@ -203,12 +316,7 @@ def _warp(array: np.ndarray, matrix: np.ndarray, size: Size, sampling: _Sampling
     """Interpolate once, by whatever the matrix says."""
     if not sampling.nearest:
         array, matrix = _shrunk_first(array, matrix)
-    side = max(*array.shape[:2], *size)
-    if side > MAX_WARPED_SIDE:
-        raise EdgekitError(
-            f"a side of {side} pixels is too long to be warped; the limit is {MAX_WARPED_SIDE}",
-            "put crop or resize first; they, flips, quarter turns and whole-pixel moves have no such limit",
-        )
+    _check_side(max(*array.shape[:2], *size))
     to_centres, from_centres = np.eye(3), np.eye(3)
     to_centres[:2, 2], from_centres[:2, 2] = -0.5, 0.5
     matrix = to_centres @ matrix @ from_centres
@@ -216,6 +324,14 @@ def _warp(array: np.ndarray, matrix: np.ndarray, size: Size, sampling: _Sampling
     warp, rows = (cv2.warpPerspective, matrix) if matrix[2, :2].any() else (cv2.warpAffine, matrix[:2])
     warped: np.ndarray = warp(array, rows, size, flags=flags, borderMode=sampling.border, borderValue=sampling.outside)
     return warped
+
+
+def _check_side(side: int) -> None:
+    if side > MAX_WARPED_SIDE:
+        raise EdgekitError(
+            f"a side of {side} pixels is too long to be warped; the limit is {MAX_WARPED_SIDE}",
+            "put crop or resize first; they, flips, quarter turns and whole-pixel moves have no such limit",
+        )
 
 
 def _shrunk_first(array: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
