@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgekit.session import Feed
 
 # What the original was fed with and answered is kept as far as it fits; the rest is computed again for each model.
-KEPT_BYTES = 128_000_000
+KEPT_BYTES = 32_000_000
 # The original's own detections on the mirrored picture stand for labels where there are none, from this score on.
 CONFIDENT = 0.3
 
