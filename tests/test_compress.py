@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 
 from conftest import SAMPLES, picture, save, tree_digest
+from edgekit.compress import verdict
 from nets import Net
 
 MODEL = SAMPLES / "fashion_resnet.onnx"
@@ -418,3 +421,23 @@ def test_budgets_guide_the_choice_and_are_gates(edgekit, model, tmp_path):
     wide = ("--max-ms", "1000", "--search-seconds", "1")
     done = edgekit("compress", "m.onnx", "--int8", "--calib", TRAIN, *wide, *QUICK, "--json")
     assert done.code == 0 and done.json["gates"][0]["passed"], done.err
+
+
+@pytest.mark.parametrize(
+    ("agreement", "sqnr_db", "said"),
+    [
+        (0.96, 31.0, "; 96.0 % same answers"),
+        (0.96, 7.4, "; 96.0 % same answers, outputs at 7 dB"),
+        (None, 7.4, "; THE OUTPUTS DIFFER STRONGLY (7.4 dB)"),
+    ],
+)
+def test_the_first_line_says_when_outputs_are_far_off(agreement, sqnr_db, said):
+    sections = {
+        "latency": SimpleNamespace(verdict="faster", speedup=2.0),
+        "size": SimpleNamespace(ratio=0.3),
+        "accuracy": None,
+        "drift": SimpleNamespace(agreement=agreement, sqnr_db=sqnr_db),
+    }
+    job, bench = SimpleNamespace(model=Path("m.onnx"), steps=()), SimpleNamespace(decisions=["static int8"])
+    line = verdict.headline(job, Path("o.onnx"), bench, sections)
+    assert line == f"m.onnx -> o.onnx    static int8; x2.00 faster; x0.30 the size{said}"

@@ -58,6 +58,18 @@ def test_top_bounds_the_table_and_the_costliest_come_first(edgekit):
     assert last.endswith("shows all")
 
 
+def test_long_names_are_cut_so_that_every_layer_has_one_line(edgekit, tmp_path):
+    model = NETS["upsampler"]()
+    for number, node in enumerate(model.graph.node):
+        node.name = f"/a/module/of/a/module/of/a/module/of/a/module/{node.op_type}_{number}"
+    done = edgekit("inspect", saved(tmp_path, "long", model), *QUICK, "--top", "100")
+    lines = done.out.splitlines()
+    rows = lines[next(n for n, line in enumerate(lines) if line.startswith("  layer")) + 1 :]
+    assert any("added by onnxruntime" in row for row in rows)
+    assert all(row.startswith("  ") and len(row.split("  ")) > 4 for row in rows)
+    assert max(map(len, lines)) <= 100
+
+
 @pytest.mark.parametrize("name", list(NETS))
 def test_every_difficult_net_can_be_inspected(edgekit, tmp_path, name):
     done = edgekit("inspect", saved(tmp_path, name), *QUICK, "--json")

@@ -17,11 +17,25 @@ from edgekit.compress.method import STEPS
 from edgekit.compress.quantize import saturation, scope, sensitivity
 from edgekit.compress.quantize.qdq import scale_and_zero
 from edgekit.compress.quantize.target import target
+from edgekit.compress.search import Budget
 from edgekit.compress.simplify import same_outputs, simplify
 from edgekit.errors import EdgekitError
 from edgekit.measure.nodes import census
 from edgekit.session import open_session, run
-from nets import Answer, Bench, Net, attention, branching, feeds, info, perceptron, residual, sqnr_db, swish
+from nets import (
+    Answer,
+    Bench,
+    Net,
+    attention,
+    branching,
+    feeds,
+    info,
+    perceptron,
+    residual,
+    sqnr_db,
+    swish,
+    transformer,
+)
 
 
 def simple(model):
@@ -47,6 +61,15 @@ def test_the_last_product_gives_floats_and_normalisations_stay():
     types = census(made).types
     assert types["MatMulIntegerToFloat"] == 3 and types["Softmax"] == 1
     assert "DequantizeLinear" not in types
+
+
+def test_products_with_biases_run_in_8_bits_where_shapes_are_known_too():
+    model = transformer()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    assert census(model).types["Gemm"] == 7  # onnxruntime makes them of MatMul and Add
+    made, _ = applied("static", simple(model))
+    assert census(made).types["MatMulIntegerToFloat"] == 6 and census(made).float == 2
+    assert sqnr_db(model, made) > 30
 
 
 @pytest.mark.parametrize("transposed", [0, 1])
@@ -172,6 +195,11 @@ def test_int8_stores_what_does_not_pay():
     made, bench = applied("int8", model, speeds=[1.0, 0.78, 0.7])
     assert census(made).int8 == 0 and made.ByteSize() < 0.5 * model.ByteSize()
     assert bench.decisions == ["stored in 8 bits: int8 arithmetic is not faster here"]
+
+
+def test_int8_does_not_call_slow_what_is_over_the_budget():
+    _, bench = applied("int8", simple(residual()), speeds=[1.0, 2.0, 2.0], budget=Budget(max_mb=0.001))
+    assert bench.decisions == ["stored in 8 bits: int8 arithmetic is faster, but over the budget"]
 
 
 def test_for_another_architecture_int8_is_chosen_untimed():

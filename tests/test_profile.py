@@ -8,7 +8,7 @@ import pytest
 from edgekit import graph
 from edgekit.errors import EdgekitError
 from edgekit.measure import anatomy, invented, nodes, profile, work
-from nets import FLOAT, NETS, Net, feeds, residual
+from nets import FLOAT, NETS, Net, feeds, residual, transformer
 
 
 def only(model, kind):
@@ -151,6 +151,17 @@ def test_fused_nodes_go_back_to_nodes_of_the_file(name):
     ]
     for node in work_nodes:
         assert kinds[owners[node.name]] == node.op_type.removeprefix("Fused")
+
+
+def test_products_fused_with_their_biases_go_back_to_the_products():
+    model = transformer()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    graph.unique_names(model)
+    running = nodes.as_run(model)
+    owners = anatomy.owner_names(model, running)
+    kinds = {node.name: node.op_type for node in model.graph.node}
+    fused = [owners[node.name] for node in running.graph.node if node.op_type == "Gemm"]
+    assert len(set(fused)) == 7 and sorted(kinds[name] for name in fused) == ["Gemm", *["MatMul"] * 6]
 
 
 @pytest.mark.parametrize("name", [*NETS])

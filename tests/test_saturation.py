@@ -303,7 +303,9 @@ def test_a_net_that_loses_answers_elsewhere_and_what_mends_it():
 def test_sentences():
     assert "scores 3.1 points top-1 lower" in sentence("top-1", 0.9, 0.869, risky=True)
     assert "answers 3.1 % of the pictures differently" in sentence("agreement", 1.0, 0.969, risky=True)
-    assert "scores the same" in sentence("mAP", 0.5, 0.5, risky=True)
+    assert "emulated on 8 inputs, it scores the same" in sentence("mAP", 0.5, 0.5, risky=True, n=8)
+    assert "outputs are at cosine 0.997 of what" in sentence("cosine", 1.0, 0.9971, risky=True)
+    assert "outputs are as here" in sentence("cosine", 1.0, 0.9996, risky=True)
     assert "scores 1.0 points mAP higher, by chance" in sentence("mAP", 0.5, 0.51, risky=True)
 
 

@@ -73,3 +73,12 @@ def test_the_model_answers_the_same_to_the_bit(monkeypatch, channels, size, taps
     two = {"x": np.concatenate([fed[0]["x"], fed[1]["x"]])}
     for feed in (*fed, two):
         assert np.array_equal(run(old, feed)[0], run(new, feed)[0])
+
+
+def test_a_graph_without_stems_is_not_looked_at_any_further(monkeypatch):
+    net = Net(1)
+    net.add("Relu", net.conv(net.conv("input", 8, 8, group=8), 8, 4), outputs=["y"])
+    model = net.model({"input": [1, 8, 16, 16]}, {"y": [1, 4, 16, 16]})
+    monkeypatch.setattr(stem, "_shapes", None)
+    made = STEPS.parse("static").apply(model, Bench(model))
+    assert {node.op_type for node in made.graph.node} >= {"Conv", "QuantizeLinear"}

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from edgekit.session import Feed
 
 NAME_COLUMN = 11
-LONGEST_NAME = 36
+LONGEST_NAME, SHORTEST_NAME = 36, 12
+HEADINGS = ("type", "MACs", "bytes", "time", "share", "runs as")
 SHOWN = 6  # operators whose share of the time is said
 
 
@@ -82,13 +83,13 @@ def _answer(found: Anatomy, top: int) -> None:
     print("\n".join([*lines, ""]))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column(Text("  layer"), overflow="fold")
-    table.add_column(Text("type"))
-    for heading in ("MACs", "bytes", "time", "share"):
-        table.add_column(Text(heading), justify="right")
-    table.add_column(Text("runs as"))
+    for heading in HEADINGS:
+        table.add_column(Text(heading), justify="left" if heading in ("type", "runs as") else "right")
     ranked = sorted(found.layers, key=_cost)
-    for part in ranked[:top]:
-        table.add_row(*(Text(cell) for cell in _row(part)))
+    rows = [_row(part) for part in ranked[:top]]
+    others = sum(max(map(len, column)) + 2 for column in zip(HEADINGS, *rows, strict=True))
+    for part, row in zip(ranked, rows, strict=False):
+        table.add_row(*(Text(cell) for cell in (_name(part, rich.width - others - 4), *row)))
     with rich.capture() as drawn:
         rich.print(table)
     print("\n".join(line.rstrip() for line in drawn.get().splitlines()))
@@ -159,17 +160,22 @@ def _short(text: str) -> str:
     return plain if len(plain) <= 160 else f"{plain[:157]}..."
 
 
-def _row(part: Part) -> tuple[str, ...]:
+def _name(part: Part, room: int) -> str:
     name = printable(part.name)
-    if len(name) > LONGEST_NAME:  # the ends of names differ, not their beginnings
-        name = f"...{name[3 - LONGEST_NAME :]}"
+    most = min(LONGEST_NAME, max(SHORTEST_NAME, room))
+    return (
+        f"  ...{name[3 - most :]}" if len(name) > most else f"  {name}"
+    )  # the ends of names differ, not their beginnings
+
+
+def _row(part: Part) -> tuple[str, ...]:
     time = "" if part.ms is None else "-" if part.ms == 0 else milliseconds(part.ms)
     share = "" if not part.share else f"{100 * part.share:.1f} %"
     runs_as = "added by onnxruntime" if part.added else "" if part.runs_as == part.type else part.runs_as
     if part.ms is not None and not part.runs_as:
         runs_as = "(fused or folded)"
     work = "?" if part.macs is None else count(part.macs) if part.macs else "-"
-    return f"  {name}", part.type, work, _bytes(part.bytes), time, share, runs_as
+    return part.type, work, _bytes(part.bytes), time, share, runs_as
 
 
 def _bytes(number: int) -> str:

@@ -69,7 +69,7 @@ class Bench:
     settlements: list[dict[str, Any]] = field(default_factory=list)
     trials: list[Candidate] = field(default_factory=list)
     _judge: tuple[ModelProto, Judge] | None = None
-    _started: float | None = None
+    _spent: float = 0.0
 
     @property
     def foreign(self) -> bool:
@@ -114,11 +114,12 @@ class Bench:
 
     def speed(self, before: ModelProto, after: ModelProto) -> latency.Comparison:
         """Compare latency, shortly."""
-        if self._started is None:
-            self._started = time.monotonic()
+        started = time.monotonic()
         feeds = self.latency_feeds()
         openers = [latency.session_runner(model, feeds, self.threads) for model in (before, after)]
-        return latency.compare(*openers, seconds=self._short(), seed=self.seed, threads=self.threads)
+        found = latency.compare(*openers, seconds=self._short(), seed=self.seed, threads=self.threads)
+        self._spent += time.monotonic() - started
+        return found
 
     def node_times(self, model: ModelProto) -> Mapping[str, float]:
         """Time the nodes of a model; what onnxruntime put between them is left out."""
@@ -132,8 +133,8 @@ class Bench:
         return found
 
     def has_time(self) -> bool:
-        """Tell whether the time to try candidates, which begins with the first, is not over yet."""
-        return self._started is None or time.monotonic() - self._started < self.seconds
+        """Tell whether the time to measure candidates is not over yet; making them does not count."""
+        return self._spent < self.seconds
 
     def _short(self) -> float:
         return min(LONGEST, max(SHORTEST, SHORT_SHARE * self.seconds))

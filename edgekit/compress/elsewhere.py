@@ -104,18 +104,20 @@ def elsewhere(model: ModelProto, compare: Compare, threads: int = 1) -> Elsewher
     if not any(layer.at_risk for layer in layers):
         return Elsewhere(ISA, "agreement", 1.0, 1.0, 0, sentence("agreement", 1.0, 1.0, risky=False))
     metric, here, there, n = compare(open_session(model, threads=threads), Emulated(model, threads))
-    return Elsewhere(ISA, metric, here, there, n, sentence(metric, here, there, risky=True))
+    return Elsewhere(ISA, metric, here, there, n, sentence(metric, here, there, risky=True, n=n))
 
 
-def sentence(metric: str, here: float, there: float, *, risky: bool) -> str:
-    """Say in a sentence what another CPU makes of the file."""
+def sentence(metric: str, here: float, there: float, *, risky: bool, n: int = 0) -> str:
+    """Say in a sentence what another CPU makes of the file, on `n` inputs."""
     if not risky:
         return "every kind of CPU computes the same sums: no pair of weights can leave 16 bits"
-    where = "on an x86 CPU without VNNI (AVX2), emulated,"
+    where = f"on an x86 CPU without VNNI (AVX2), emulated{f' on {n} inputs' if n else ''},"
     if here == there:
-        return f"{where} it scores the same; --isa portable makes sure of it on any picture"
+        return f"{where} it scores the same; --isa portable makes sure of it on any input"
     if metric == "agreement":
         return f"{where} it answers {100 * (here - there):.1f} % of the pictures differently: --isa portable avoids it"
+    if metric == "cosine" and round(there, 3) == 1:
+        return f"{where} its outputs are as here, at cosine 1.000; --isa portable makes sure of it on any input"
     if metric == "cosine":
         return f"{where} its outputs are at cosine {there:.3f} of what they are here: --isa portable avoids it"
     if there > here:

@@ -164,7 +164,8 @@ def headline(job: Job, out: Path, bench: Bench, sections: dict[str, Any]) -> str
         change = f"{-score.drop:+.4g}" if score.own else f"{round(-100 * score.drop, 2) + 0.0:+.2f} points"
         parts.append(f"{change} {score.metric}")
     elif drift.agreement is not None:
-        parts.append(f"{100 * drift.agreement:.1f} % same answers")
+        far = f", outputs at {drift.sqnr_db:.0f} dB" if drift.sqnr_db < FAR_DB else ""
+        parts.append(f"{100 * drift.agreement:.1f} % same answers{far}")
     elif drift.sqnr_db < FAR_DB:
         parts.append(f"THE OUTPUTS DIFFER STRONGLY ({drift.sqnr_db:.1f} dB)")
     else:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "edgekit.inspect/1"
 # What onnxruntime appends to the name of a node, or of a value, when it makes a node of its own out of it.
-_SUFFIX = re.compile(r"(_nchwc|_nhwc|/\w+Fusion/|_(?:Add|Mul|Relu)?Fusion\w*|_transpose_optimizer\w*)$")
+_SUFFIX = re.compile(r"(_nchwc|_nhwc|/\w+Fusion/?|_(?:Add|Mul|Relu)?Fusion\w*|_transpose_optimizer\w*)$")
 _PREFIX = "InsertedPrecisionFreeCast_"
 # What onnxruntime puts between other nodes; such a node often gets the name of a value that is another node's.
 _BETWEEN = ("Cast", "ReorderInput", "ReorderOutput", "Transpose", "QuantizeLinear", "DequantizeLinear")
@@ -238,9 +238,10 @@ def _owner(node: NodeProto, by_name: Mapping[str, NodeProto], by_output: Mapping
 
 def _worker(node: NodeProto, wanted: str, by_output: Mapping[str, NodeProto]) -> NodeProto:
     """Go back from an activation or normalisation to the node of the wanted operator that it was fused into."""
+    kinds = ("Gemm", "MatMul") if wanted == "Gemm" else (wanted,)  # onnxruntime makes a Gemm of MatMul and Add
     current: NodeProto | None = node
     for _ in range(4):
-        if current is None or current.op_type == wanted:
+        if current is None or current.op_type in kinds:
             break
         current = next((by_output[name] for name in current.input if name in by_output), None)
-    return current if current is not None and current.op_type == wanted else node
+    return current if current is not None and current.op_type in kinds else node

@@ -116,9 +116,12 @@ def _why(taken: Trial, search: Search) -> str:
     """Say in a few words what was taken, and why no 8-bit arithmetic if there is none."""
     if taken.decision["kind"] != "stored":
         return taken.name
-    others = [trial for trial in search.trials if trial is not taken]
-    near = any(search.near(trial) for trial in others)
-    return f"{candidates.STORED}: int8 arithmetic {'is not faster here' if near else 'is too far off'}"
+    near = [trial for trial in search.trials if trial is not taken and search.near(trial)]
+    over = any(
+        trial.speed is not None and trial.speed.verdict == "faster" and not search.within(trial) for trial in near
+    )
+    reason = "is too far off" if not near else "is faster, but over the budget" if over else "is not faster here"
+    return f"{candidates.STORED}: int8 arithmetic {reason}"
 
 
 def _float_model(model: ModelProto) -> ModelProto:

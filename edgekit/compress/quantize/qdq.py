@@ -105,6 +105,7 @@ def quantize_static(model: ModelProto, nodes: Sequence[NodeProto], plan: Plan) -
     _bypass(made, scope.float_results(model, nodes))
     _keep_floats(made, {name for node in nodes for name in node.output}, names)
     _keep_float_weights(made, names)
+    _keep_products(made, names)
     _show_captured(made)
     rearrange_stems(made)
     return _tidied(made, model)
@@ -337,6 +338,28 @@ def _keep_float_weights(model: ModelProto, names: set[str]) -> None:
         inputs = [source.input[0], *own[:2]]
         model.graph.node.append(onnx.helper.make_node("DequantizeLinear", inputs, own[2:], own[2], axis=1))
         node.input[0] = own[2]
+
+
+def _keep_products(model: ModelProto, names: set[str]) -> None:
+    """Subtract the negative of the bias that is added behind a MatMul of these names, in place: the sums are the same.
+
+    Where onnxruntime (1.31, its MatMulAddFusion) knows the shapes, it makes a Gemm of MatMul and Add before it looks
+    for 8-bit arithmetic, and that Gemm runs in float: a DeiT-tiny at 0.36 of its float speed instead of 1.75.
+    """
+    tensors, readers = graph.initializers(model), graph.consumers(model)
+    taken, negatives = graph.tensor_names(model), dict[str, str]()
+    for product in [node for node in model.graph.node if node.op_type == "MatMul" and node.name in names]:
+        after = readers.get(product.output[0], [])
+        bias = next((name for name in after[0].input if name in tensors), "") if len(after) == 1 else ""
+        if not bias or after[0].op_type != "Add" or after[0].name in names:
+            continue
+        if bias not in negatives:
+            negatives[bias] = graph.fresh_name(f"{bias}_negative", taken)
+            values = onnx.numpy_helper.from_array(-graph.array(tensors[bias]), negatives[bias])
+            model.graph.initializer.append(values)
+        after[0].op_type = "Sub"
+        del after[0].input[:]
+        after[0].input.extend([product.output[0], negatives[bias]])
 
 
 def _tidied(made: ModelProto, original: ModelProto) -> ModelProto:

@@ -49,14 +49,29 @@ class Stem:
 
 def rearrange_stems(model: ModelProto) -> None:
     """Rearrange every 8-bit convolution over one or three channels, in place; `model` is in Q/DQ form."""
-    shapes = _shapes(model)
-    for node in [node for node in model.graph.node if node.op_type == "Conv"]:
+    narrow = _narrow(model)
+    shapes = _shapes(model) if narrow else {}
+    for node in narrow:
         stem = _stem(model, node, shapes)
         if stem is None:
             continue
         if not _group(model, stem) and stem.values.shape[1] == 3:
             _repeat_channel(model, stem)
     graph.sort(model)
+
+
+def _narrow(model: ModelProto) -> list[NodeProto]:
+    """Give the convolutions over one or three channels: few of a large graph are worth a closer look."""
+    makers, tensors = graph.producers(model), graph.initializers(model)
+    found = []
+    for node in [
+        node for node in model.graph.node if node.op_type == "Conv" and graph.attribute(node, "group", 1) == 1
+    ]:
+        weight = makers.get(node.input[1])
+        stored = tensors.get(weight.input[0]) if weight is not None else None
+        if stored is not None and len(stored.dims) == 4 and stored.dims[1] in (1, 3):
+            found.append(node)
+    return found
 
 
 def _stem(model: ModelProto, node: NodeProto, shapes: dict[str, tuple[int | None, ...]]) -> Stem | None:
