@@ -74,7 +74,7 @@ def test_paths_are_relative_to_the_file(folder):
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("[augment]\ncopies = 0\n", "edgekit.toml: augment: copies=0 is below 1"),
+        ("[augment]\ncopies = -1\n", "edgekit.toml: augment: copies=-1 is below 0"),
         ("[augment]\ncopies = 'x'\n", "is not a number"),
         ("[augment]\nops = 'flip'\n", "is not a list"),
         ("[augment]\nops = {flip = 1}\n", "is not a list"),

@@ -23,9 +23,10 @@ MASK_TYPES = {(1, np.uint8): np.uint8, (3, np.uint8): np.int32, (4, np.uint8): n
 NEUTRAL = {
     "rotate": 0, "crop": 1, "scale": 0, "translate": 0, "shear": 0, "perspective": 0, "pad": 0, "brightness": 0,
     "contrast": 0, "saturation": 0, "hue": 0, "gamma": 0, "solarize": 1, "noise": 0, "blur": 0, "motionblur": 1,
-    "cutout": 0,
+    "cutout": 0, "copy-paste": 0,
 }  # fmt: skip
-NEVER_NEUTRAL = {"resize", "clahe", "jpeg", "posterize"}  # posterize keeps at most 8 bits, of 16 too
+# posterize keeps at most 8 bits, of 16 too
+NEVER_NEUTRAL = {"resize", "clahe", "jpeg", "posterize", "mixup", "cutmix"}
 
 every_op = pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.spec_name())
 every_kind = pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from edgekit.augment import labels, outline, warp
 from edgekit.augment.labels import Applied, Change
-from edgekit.augment.op import Op
+from edgekit.augment.op import OPS, Op
 from edgekit.augment.partners import conform, conform_mask, fit
 from edgekit.lazy import cv2, np
-from edgekit.spec import option, spec
+from edgekit.spec import option
 
 if TYPE_CHECKING:
     from edgekit.augment.labels import Rules
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     Canvas = tuple[np.ndarray, np.ndarray | None]
 
 
-@spec
+MARGIN = 0.3  # least share of width and height that a tile of a mosaic has
+
+
+@OPS.add
 class mixup(Op):
     """Blend with another picture.
 
@@ -61,7 +64,7 @@ class mixup(Op):
         return scene.finish(image, sample.mask, _weights([(sample, weight), (partners[0], 1.0 - weight)]))
 
 
-@spec
+@OPS.add
 class cutmix(Op):
     """Paste a rectangle of another picture.
 
@@ -96,23 +99,21 @@ class cutmix(Op):
         return scene.finish(*canvas, _weights([(sample, 1.0 - share), (partners[0], share)]))
 
 
-@spec
+@OPS.add
 class mosaic(Op):
     """Put four pictures together, two by two.
 
-    The point where they meet is drawn uniformly, at least margin from the edges; who is where is drawn too. Each is
-    scaled to cover its tile, and cut where it is too long (after Bochkovskiy et al. 2020, arXiv 2004.10934). The size
-    stays.
+    The point where they meet is drawn uniformly, at least MARGIN of the sides from the edges; who is where is drawn
+    too. Each is scaled to cover its tile, and cut where it is too long (after Bochkovskiy et al. 2020, arXiv
+    2004.10934). The size stays.
     """
 
     partners = 3
 
-    margin: float = option(0.3, help="least share of width and height that a tile has", ge=0.05, le=0.5)
-
     def sample(self, rng: np.random.Generator, sample: Sample, partners: Sequence[Sample] = ()) -> Params:
         """Draw the meeting point as shares, the picture in each tile, and the place of each one's window."""
         return {
-            "at": rng.uniform(self.margin, 1.0 - self.margin, 2).tolist(),
+            "at": rng.uniform(MARGIN, 1.0 - MARGIN, 2).tolist(),
             "order": rng.permutation(4).tolist(),
             "places": rng.random((4, 2)).tolist(),
         }
@@ -134,7 +135,7 @@ class mosaic(Op):
         return scene.finish(*canvas, _weights(shares))
 
 
-@spec
+@OPS.add
 class copy_paste(Op):
     """Paste objects of another picture.
 

@@ -23,6 +23,7 @@ OPS: Registry[Op] = Registry(
     "edgekit.augment.photometric",
     "edgekit.augment.degrade",
     "edgekit.augment.erase",
+    "edgekit.augment.mix",
 )
 
 

@@ -14,10 +14,10 @@ import os
 import signal
 import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit import files
 from edgekit.augment.variants import Output, Recipe, outputs, variant_name
@@ -25,6 +25,9 @@ from edgekit.data import images
 from edgekit.data.folder import Source, read
 from edgekit.data.headers import read_header
 from edgekit.errors import EdgekitError
+
+if TYPE_CHECKING:
+    from edgekit.augment.plan import Labels, Plan
 
 CHUNK_BYTES = 1 << 20  # sources go out in chunks of about this size: small pictures must not cost a trip each
 CHUNK_SOURCES = 64
@@ -42,6 +45,10 @@ class Done:
     bytes: int = 0
     left_out: int = 0
     rejected: str | None = None
+    labels: str = ""  # the digest of its labels
+    entries: tuple[dict[str, Any], ...] = ()  # what the labels' writer has to take in
+    mended: int = 0
+    passed: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class Job:
     recipe: Recipe
     stage: Path | None
     keys: frozenset[str]
+    plan: Plan | None = None
 
     def process(self, source: Source) -> Done:
         """Read, make and write one source; a picture that cannot be used is an answer, not an exception."""
@@ -60,30 +68,47 @@ class Job:
             return Done(source.key, "", rejected=f"cannot be read: {error.strerror}")
         except EdgekitError as error:
             return Done(source.key, "", rejected=error.message)
-        digest = files.sha256(data)
-        rows: list[dict[str, Any]] = []
+        digest, marks = files.sha256(data), ""
+        made: list[Output] = []
         written = left_out = 0
         try:
-            for output in outputs(self.recipe, source.key, source.label, data, self.keys):
+            labels = self._labels(source, data)
+            marks = "" if labels is None else labels.digest
+            for output in self._outputs(source, data, labels):
                 if output is None:
                     left_out += 1
                     continue
-                rows.append(output.row)
-                written += len(output.data)
                 self._write(output, source)
+                made.append(replace(output, data=b"", labels=tuple((name, b"") for name, _ in output.labels)))
+                written += output.bytes
         except files.WriteError:
             raise
         except Exception as error:  # the per-picture row: whatever a codec or an op trips over, the run goes on
-            self._remove(row["file_name"] for row in rows)
-            return Done(source.key, digest, rejected=_reason(error))
-        return Done(source.key, digest, tuple(rows), written, left_out)
+            self._remove(name for output in made for name in (output.name, *(path for path, _ in output.labels)))
+            return Done(source.key, digest, rejected=_reason(error), labels=marks)
+        rows = tuple(output.row for output in made)
+        entries = tuple(output.entry for output in made if output.entry is not None)
+        mended = max((output.mended for output in made), default=0)
+        passed = labels is not None and not labels.augmented
+        return Done(source.key, digest, rows, written, left_out, None, marks, entries, mended, passed)
 
-    def digest(self, source: Source) -> str:
-        """Give the SHA-256 of a source; nothing for one that cannot be read."""
+    def _labels(self, source: Source, data: bytes) -> Labels | None:
+        return None if self.plan is None else self.plan.labels(source, data)
+
+    def _outputs(self, source: Source, data: bytes, labels: Labels | None) -> Iterator[Output | None]:
+        plan = self.plan
+        partners = None if plan is None else plan.partners(self.recipe, source.key)
+        whole = plan is not None and source.key in plan.twins
+        yield from outputs(self.recipe, source.key, source.label, data, self.keys, labels, partners, whole=whole)
+
+    def digest(self, source: Source) -> tuple[str, str]:
+        """Give the digests of a source and of its labels; nothing for one that cannot be read."""
         try:
-            return files.sha256(read(source, self.recipe.max_bytes))
+            data = read(source, self.recipe.max_bytes)
         except (OSError, EdgekitError):
-            return ""
+            return "", ""
+        labels = self._labels(source, data)
+        return files.sha256(data), "" if labels is None else labels.digest
 
     def _write(self, output: Output, source: Source) -> None:
         if self.stage is None:
@@ -95,6 +120,10 @@ class Job:
                 files.copy(source.path, output.data, target)
             else:
                 target.write_bytes(output.data)
+            for name, content in output.labels:
+                target = self.stage / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
         except OSError as error:
             files.write_failed(target, error)
 
@@ -103,8 +132,14 @@ class Job:
         with contextlib.suppress(OSError, EdgekitError):
             header = read_header(read(source, self.recipe.max_bytes))
             suffixes = {images.output_format(header, PurePosixPath(source.key).suffix)[1], ".png"}
-            names = {variant_name(source.key, n + 1, s, self.keys) for n in range(self.recipe.copies) for s in suffixes}
-            self._remove((source.key, *names))
+            place, whole = source.key, False
+            if self.plan is not None:
+                place, whole = self.plan.place(source.key), source.key in self.plan.twins
+            numbers = range(1, self.recipe.copies + 1)
+            names = {variant_name(place, n, s, self.keys, whole=whole) for n in numbers for s in suffixes} | {place}
+            if self.plan is not None:
+                names |= {path for name in names for path in self.plan.label_files(source.key, name)}
+            self._remove(sorted(names))
 
     def _remove(self, names: Iterable[str]) -> None:
         """Take back what a source had written before it turned out to be unusable."""
@@ -187,7 +222,8 @@ def _alone(source: Source, job: Job) -> Done:
         finally:
             worker.end()
     reason = "its process died: a decoder crashed, or no memory was left"
-    return Done(source.key, job.digest(source), rejected=reason)
+    digest, labels = job.digest(source)
+    return Done(source.key, digest, rejected=reason, labels=labels)
 
 
 DIED = (EOFError, OSError)  # what the line to a process that died answers

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from edgekit import __version__, files
 from edgekit.augment import pool
+from edgekit.augment.plan import Plan
 from edgekit.augment.variants import Recipe
 from edgekit.data import manifest
-from edgekit.data.folder import Listing
 from edgekit.errors import EdgekitError
 from edgekit.lazy import cv2, np
 
@@ -36,6 +36,13 @@ class Counts:
     left_out: int = 0
     warnings: int = 0
     bytes: int = 0
+    passed: int = 0  # pictures of splits that are not augmented
+    mended: int = 0  # labels that were put right or set aside
+
+    def to_dict(self, plan: Plan) -> dict[str, int]:
+        """Give the plain values; those of labels only when there are some."""
+        plain = asdict(self)
+        return plain if plan.known is not None else {k: v for k, v in plain.items() if k not in ("passed", "mended")}
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class Result:
 
     source: str
     out: str
+    plan: Plan
     recipe: Recipe
     counts: Counts
     seconds: float
@@ -54,8 +62,8 @@ class Result:
 
     @property
     def exit_code(self) -> int:
-        """0, or 1 when --strict met pictures that could not be used."""
-        return 1 if self.strict and self.counts.rejected else 0
+        """0, or 1 when --strict met pictures that could not be used, or labels that had to be mended."""
+        return 1 if self.strict and (self.counts.rejected or self.counts.mended) else 0
 
     def to_dict(self) -> dict[str, Any]:
         """Give the versioned document that --json prints."""
@@ -66,7 +74,8 @@ class Result:
             "source": self.source,
             "out": self.out,
             "recipe": self.recipe.to_dict(),
-            "counts": asdict(self.counts),
+            **({} if self.plan.known is None else {"labels": self.plan.to_dict()}),
+            "counts": self.counts.to_dict(self.plan),
             "classes": self.classes,
             "seconds": round(self.seconds, 3),
             "exit_code": self.exit_code,
@@ -125,11 +134,11 @@ def refuse_existing(out: Path, *, force: bool) -> None:
 
 def _strangers(out: Path) -> Iterator[Path]:
     """Find the files in `out` that no row of its manifest names."""
-    try:
-        ours = {row["file_name"] for row in manifest.rows(out / manifest.MANIFEST)}
-    except (OSError, ValueError, TypeError, KeyError):
-        ours = set()
-    ours |= {files.STAMP, manifest.MANIFEST, manifest.REJECTED}
+    ours = {files.STAMP, manifest.MANIFEST, manifest.REJECTED}
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        for row in manifest.rows(out / manifest.MANIFEST):
+            ours |= {name for name, _ in manifest.outputs(row)}
+        ours |= {name for name, _ in manifest.closing(json.loads((out / files.STAMP).read_bytes()))}
     for folder, folders, names in os.walk(out):
         links = [name for name in folders if Path(folder, name).is_symlink()]
         for name in (*links, *names):
@@ -138,54 +147,63 @@ def _strangers(out: Path) -> Iterator[Path]:
                 yield path
 
 
-def stamp(recipe: Recipe, inputs: str, counts: Counts) -> dict[str, Any]:
+def stamp(recipe: Recipe, inputs: str, counts: Counts, plan: Plan) -> dict[str, Any]:
     """Make `run.json`: effective recipe, versions, input digest and counts; no clock, so that two runs are equal."""
     # The modules' own versions: two distributions carry OpenCV. When its import fails, that is found here.
     versions = {"edgekit": __version__, "opencv": cv2.__version__, "numpy": np.__version__}
-    plain = asdict(counts)
     return {
         "schema": SCHEMA,
         "generator": files.MADE_BY,
         "recipe": recipe.to_dict(),
         "versions": versions,
         "inputs": {"sha256": inputs},
-        "counts": plain,
+        "counts": counts.to_dict(plan),
+        **({} if plan.known is None else {"labels": plan.to_dict()}),
     }
 
 
-def up_to_date(listing: Listing, out: Path, recipe: Recipe) -> Tally | None:
+def up_to_date(plan: Plan, out: Path, recipe: Recipe) -> Tally | None:
     """Count an identical finished run in `out`, judged by inputs, settings, versions and its own files; else None."""
     rows = 0
     try:
         old = json.loads((out / files.STAMP).read_bytes())
-        new = stamp(recipe, "", Counts())
-        if any(old[key] != new[key] for key in ("schema", "recipe", "versions")):
+        new = stamp(recipe, "", Counts(), plan)
+        if any(old.get(key) != new.get(key) for key in ("schema", "recipe", "versions")):
             return None
+        layouts = [one.get("labels", {}).get(key) for one in (old, new) for key in ("from", "to")]
         tally = Tally(Counts(**old["counts"]))
-        if old["inputs"]["sha256"] != _input_digest(listing, recipe):
+        if layouts[:2] != layouts[2:] or old["inputs"]["sha256"] != _input_digest(plan, recipe):
             return None
+        expected = manifest.closing(old)
         for row in manifest.rows(out / manifest.MANIFEST):
-            if files.sha256((out / row["file_name"]).read_bytes()) != row["sha256"]:
+            if not _intact(out, manifest.outputs(row)):
                 return None
             tally.label(row["label"])
             rows += 1
         rejected = sum(1 for _ in manifest.rows(out / manifest.REJECTED))
         whole = (rows, rejected) == (tally.counts.originals + tally.counts.variants, tally.counts.rejected)
-    except (OSError, ValueError, TypeError, KeyError):  # there is none, or it was damaged
+        whole = whole and _intact(out, expected)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # there is none, or it was damaged
         return None
     return tally if whole else None
 
 
-def _input_digest(listing: Listing, recipe: Recipe) -> str:
-    job = pool.Job(recipe, None, frozenset())
+def _intact(out: Path, expected: list[tuple[str, str]]) -> bool:
+    return all(files.sha256((out / name).read_bytes()) == digest for name, digest in expected)
+
+
+def _input_digest(plan: Plan, recipe: Recipe) -> str:
+    job = pool.Job(recipe, None, frozenset(), plan)
     digest = manifest.InputDigest()
-    for source in listing.sources:
-        digest.add(source.key, job.digest(source))
+    if plan.known is not None:
+        digest.add("", plan.digest)
+    for source in plan.sources:
+        digest.add(source.key, "".join(job.digest(source)))
     return digest.hexdigest()
 
 
 def run(
-    listing: Listing,
+    plan: Plan,
     out: Path,
     recipe: Recipe,
     *,
@@ -194,33 +212,53 @@ def run(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Write the expanded dataset of `listing` to `out`, staged and renamed at the end.
+    """Write the expanded dataset of `plan` to `out`, staged and renamed at the end.
 
-    Memory does not grow with the number of pictures; the bytes written do not depend on the number of workers. Raises
-    EdgekitError when nothing could be used, when the disk is full, or when `out` cannot be written or, without `force`,
-    exists.
+    Memory does not grow with the number of pictures, but for a row of labels each; the bytes written do not depend on
+    the number of workers. Raises EdgekitError when nothing could be used, when the disk is full, when two pictures need
+    one label file, or when `out` cannot be written or, without `force`, exists.
     """
     started = time.monotonic()
-    counts = Counts(sources=len(listing.sources), other_files=listing.others, other_folders=listing.folders)
+    listing = plan.listing
+    counts = Counts(sources=len(plan.sources), other_files=listing.others, other_folders=listing.folders)
+    counts.mended = sum(note.count for note in plan.mended)
     tally = Tally(counts)
     with files.staged_folder(out, lambda: refuse_existing(out, force=force)) as stage:
-        job = pool.Job(recipe, stage, listing.names())
+        job = pool.Job(recipe, stage, plan.names, plan)
         digest = manifest.InputDigest()
+        if plan.known is not None:
+            digest.add("", plan.digest)
         with ExitStack() as open_files:
             made = open_files.enter_context((stage / manifest.MANIFEST).open("w", encoding="ascii"))
             rejected = open_files.enter_context((stage / manifest.REJECTED).open("w", encoding="ascii"))
-            finished = open_files.enter_context(closing(pool.process(listing.sources, job, workers)))
+            finished = open_files.enter_context(closing(pool.process(plan.sources, job, workers)))
             for number, done in enumerate(finished, 1):
-                digest.add(done.key, done.sha256)
+                digest.add(done.key, done.sha256 + done.labels)
                 _write_rows(done, made, rejected)
                 tally.add(done)
+                if plan.writer is not None:
+                    for entry in done.entries:
+                        plan.writer.take(entry)
                 if progress is not None:
-                    progress(number, len(listing.sources))
-        tally.check(listing)
-        files.write(stage / files.STAMP, manifest.document(stamp(recipe, digest.hexdigest(), tally.counts)))
+                    progress(number, len(plan.sources))
+        tally.check(plan)
+        values = stamp(recipe, digest.hexdigest(), tally.counts, plan)
+        if plan.writer is not None:
+            values["labels"]["files"] = _close(plan.writer.close(), stage)
+        files.write(stage / files.STAMP, manifest.document(values))
     seconds = time.monotonic() - started
     first = tally.first_rejected
-    return Result(str(listing.root), str(out), recipe, tally.counts, seconds, "written", strict, first, tally.classes)
+    return Result(
+        str(listing.root), str(out), plan, recipe, tally.counts, seconds, "written", strict, first, tally.classes
+    )
+
+
+def _close(made: Sequence[tuple[str, bytes]], stage: Path) -> list[dict[str, str]]:
+    """Write the files that describe the whole set; give what the stamp says of them."""
+    for name, data in made:
+        (stage / name).parent.mkdir(parents=True, exist_ok=True)
+        files.write(stage / name, data)
+    return manifest.listed(made)
 
 
 def _write_rows(done: pool.Done, made: TextIO, rejected: TextIO) -> None:
@@ -244,6 +282,8 @@ class Tally:
         counts = self.counts
         counts.bytes += done.bytes
         counts.left_out += done.left_out
+        counts.passed += done.passed
+        counts.mended += done.mended
         if done.rejected is not None:
             counts.rejected += 1
             self.first_rejected = self.first_rejected or f"{done.key}: {done.rejected}"
@@ -258,17 +298,17 @@ class Tally:
         if label is not None:
             self.classes[label] = self.classes.get(label, 0) + 1
 
-    def check(self, listing: Listing) -> None:
+    def check(self, plan: Plan) -> None:
         """Raise EdgekitError when not one picture could be used."""
         if self.counts.rejected == self.counts.sources:
             raise EdgekitError(
-                f"{listing.root}: none of its {self.counts.sources} pictures can be used "
+                f"{plan.listing.root}: none of its {self.counts.sources} pictures can be used "
                 f"(first: {self.first_rejected})",
                 "give a folder with at least one readable picture",
             )
         if not self.counts.originals + self.counts.variants:
             raise EdgekitError(
-                f"{listing.root}: nothing to write: every variant is equal to its source",
+                f"{plan.listing.root}: nothing to write: every variant is equal to its source",
                 "choose a stronger op or a higher p, or leave --no-originals out",
             )
 
@@ -289,38 +329,41 @@ FEW = 16  # variants of each,
 PATIENCE = 3.0  # seconds, after which no further source is taken
 
 
-def estimate(listing: Listing, recipe: Recipe, workers: int) -> Estimate:
+def estimate(plan: Plan, recipe: Recipe, workers: int) -> Estimate:
     """Make a few sources, spread over the folder, without writing, and extrapolate by their sizes in bytes."""
-    count = min(SAMPLED, len(listing.sources))
+    sources = plan.augmented
+    count = min(SAMPLED, len(sources))
     few = replace(recipe, originals=False, copies=min(recipe.copies, FEW))
-    job = pool.Job(few, None, listing.names())
+    job = pool.Job(few, None, plan.names, plan)
     done: list[pool.Done] = []
     read = 0
     started = time.monotonic()
-    for source in [listing.sources[i * len(listing.sources) // count] for i in range(count)]:
+    for source in [sources[i * len(sources) // count] for i in range(count)]:
         done.append(job.process(source))
         read += source.bytes
         if time.monotonic() - started > PATIENCE:
             break
     seconds = time.monotonic() - started
-    total = sum(source.bytes for source in listing.sources)
-    scale, more = total / max(1, read), recipe.copies / few.copies
+    total = sum(source.bytes for source in sources)
+    passed = sum(source.bytes for source in plan.sources) - total
+    scale, more = total / max(1, read), recipe.copies / max(1, few.copies)
     rejected = sum(d.rejected is not None for d in done)
-    usable = 1 - rejected / len(done)
-    made = sum(len(d.rows) for d in done) / len(done) * more
+    usable = 1 - rejected / max(1, len(done))
+    made = sum(len(d.rows) for d in done) / max(1, len(done)) * more
     cores = min(workers or pool.available_cores(), pool.available_cores())
     return Estimate(
-        files=round(len(listing.sources) * (usable * recipe.originals + made)),
-        bytes=round(sum(d.bytes for d in done) * scale * more + total * usable * recipe.originals),
-        seconds=seconds * scale * more / cores,
+        files=round(len(sources) * (usable * recipe.originals + made)) + len(plan.sources) - len(sources),
+        bytes=round(sum(d.bytes for d in done) * scale * more + total * usable * recipe.originals) + passed,
+        seconds=seconds * scale * max(1.0, more) / cores,
         sampled=len(done),
         rejected=rejected,
     )
 
 
-def check_space(listing: Listing, recipe: Recipe, out: Path) -> None:
+def check_space(plan: Plan, recipe: Recipe, out: Path) -> None:
     """Raise EdgekitError when about as many bytes as the sources have, times the copies, do not fit on the disk."""
-    needed = sum(source.bytes for source in listing.sources) * (recipe.copies + recipe.originals)
+    needed = sum(source.bytes for source in plan.sources) * recipe.originals
+    needed += sum(source.bytes for source in plan.augmented) * recipe.copies
     free = files.free_bytes(out.parent)
     if needed > free:
         raise EdgekitError(

@@ -4,17 +4,38 @@ from __future__ import annotations
 
 from edgekit.spec import Spec, option, spec
 
+# Of `data.dataset` and `data.frame`, which are not imported for a help text.
+KINDS = ("coco", "yolo", "voc", "masks", "folder", "none")
+FRAMES = ("auto", "upright", "raw")
+
 
 @spec
 class augment(Spec):
     """Write an expanded, labelled copy of a folder of pictures, with a manifest."""
 
     ops: tuple[str, ...] = option((), help='an op in its general form: "rotate 15 p=0.3"', metavar="OP", panel="Recipe")
-    copies: int = option(4, help="variants of each picture", ge=1, le=9999, short="-n", metavar="K", panel="Recipe")
+    copies: int = option(
+        4, help="variants of each picture; 0: none", ge=0, le=9999, short="-n", metavar="K", panel="Recipe"
+    )
     seed: int = option(0, help="seed of every random draw", ge=0, panel="Recipe")
     originals: bool = option(True, help="copy the original pictures too, byte for byte", panel="Recipe")
     quality: int | None = option(
         None, help="quality of lossy files, instead of the source's own", ge=1, le=100, panel="Recipe"
+    )
+    labels: str = option(
+        "auto", help="layout of the labels read", choices=("auto", *KINDS), metavar="KIND", panel="Labels"
+    )
+    to: str | None = option(
+        None, help="layout written; the one read if not given", choices=KINDS, metavar="KIND", panel="Labels"
+    )
+    labels_frame: str = option(
+        "auto", help="what labels are on: the upright picture, or as stored (raw)", choices=FRAMES, panel="Labels"
+    )
+    min_visibility: float = option(
+        0.1, help="share of an object that has to be left for it to stay", ge=0, le=1, panel="Labels"
+    )
+    box_method: str = option(
+        "ellipse", help="what of a box alone is turned", choices=("ellipse", "corners"), panel="Labels"
     )
     out: str | None = option(
         None, help="folder to make; SRC-augmented beside SRC if not given", metavar="DIR", path=True
@@ -24,4 +45,4 @@ class augment(Spec):
     workers: int = option(0, help="processes; 0 is one a core", ge=0, le=1024)
     force: bool = option(False, help="replace an output that edgekit made")
     dry_run: bool = option(False, help="say what would be written, and write nothing (but --preview)")
-    strict: bool = option(False, help="exit 1 when a picture could not be used")
+    strict: bool = option(False, help="exit 1 when a picture could not be used, or a label had to be mended")

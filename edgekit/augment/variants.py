@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from edgekit import files
 from edgekit.augment.labels import USUAL, Rules
 from edgekit.augment.op import Op, apply, require_partners
-from edgekit.data import images
+from edgekit.data import images, manifest
 from edgekit.data.sample import Sample
 from edgekit.errors import EdgekitError
 from edgekit.lazy import np
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.random import Generator
 
     from edgekit.augment.labels import Applied
+    from edgekit.augment.plan import Labels, Subject
 
 # Gives the sources that a variant is mixed with, by its number and how many: `mix.choose` names them.
 Partners = Callable[[int, int], Sequence[Sample]]
@@ -180,15 +181,16 @@ def _digest(sample: Sample) -> bytes:
     ).digest()
 
 
-def variant_name(key: str, number: int, suffix: str, keys: AbstractSet[str]) -> str:
+def variant_name(key: str, number: int, suffix: str, keys: AbstractSet[str], *, whole: bool = False) -> str:
     """Name a variant: `cat.jpg` -> `cat__k02.jpg`, and `a.gif` -> `a.gif__k02.png` when the format changes.
 
     `keys` are all sources and their folders: no variant takes the name of one, nor that of another source's variant.
-    Deterministic; names over 255 bytes are cut and carry 8 digits of the key's digest.
+    whole: keep the source's suffix in the name anyway. Deterministic; names over 255 bytes are cut and carry 8 digits
+    of the key's digest.
     """
     path = PurePosixPath(key)
     stem = path.stem
-    if suffix != path.suffix:
+    if suffix != path.suffix or whole:
         stem = path.name
         while str(path.with_name(stem + suffix)) in keys:  # that source's variants would be called the same
             stem += "_"
@@ -211,36 +213,77 @@ def _fit(stem: str, tail: str, key: str) -> str:
 
 @dataclass(frozen=True)
 class Output:
-    """One file to write: its name below the output folder, its bytes, and its manifest row."""
+    """One picture to write: its name below the output folder, its bytes, and its manifest row.
+
+    labels: its label files, by name. entry: what the labels' writer has to take in. mended: how much was wrong.
+    """
 
     name: str
     data: bytes
     row: dict[str, Any]
+    labels: tuple[tuple[str, bytes], ...] = ()
+    entry: dict[str, Any] | None = None
+    mended: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """All that is written."""
+        return len(self.data) + sum(len(data) for _, data in self.labels)
 
 
 def outputs(
-    recipe: Recipe, key: str, label: str | None, data: bytes, keys: AbstractSet[str]
+    recipe: Recipe,
+    key: str,
+    label: str | None,
+    data: bytes,
+    keys: AbstractSet[str],
+    labels: Labels | None = None,
+    partners: Partners | None = None,
+    *,
+    whole: bool = False,
 ) -> Iterator[Output | None]:
     """Decode one source once and make its outputs, one at a time; None stands for a variant that was left out.
 
-    Raises images' Unreadable when it is not a usable picture.
+    A picture that is not augmented is passed through. Raises images' Unreadable when it is not a usable picture.
     """
     digest = files.sha256(data)
     picture = images.decode(data, recipe.max_pixels)
-    source = Sample(key, picture.pixels, label)
+    subject = None if labels is None else labels.subject(picture)
+    source = Sample(key, picture.pixels, label) if subject is None else subject.sample
+    place = key if labels is None else labels.place
+    if labels is not None and not labels.augmented:
+        recipe = replace(recipe, copies=0, originals=True)
     common = {"source": key, "source_sha256": digest}
     if recipe.originals:
-        yield Output(key, data, _row(key, common, 0, source, digest, (), list(picture.warnings)))
-    for variant in variants(recipe, source):
+        row = _row(place, common, 0, source, digest, (), list(picture.warnings))
+        yield _labelled(Output(place, data, row), subject, source)
+    for variant in variants(recipe, source, partners):
         if variant is None:
             yield None
             continue
         encoded, suffix, changed = _encode(recipe, picture, variant.sample, PurePosixPath(key).suffix)
-        name = variant_name(key, variant.number, suffix, keys)
+        name = variant_name(place, variant.number, suffix, keys, whole=whole)
         warnings = [*picture.warnings, *([changed] if changed else [])]
         row = _row(name, common, variant.number, variant.sample, files.sha256(encoded), variant.ops, warnings)
         row |= _label_rows(variant)
-        yield Output(name, encoded, row)
+        yield _labelled(Output(name, encoded, row), subject, variant.sample)
+
+
+def _labelled(output: Output, subject: Subject | None, sample: Sample) -> Output:
+    """Add the labels of an output, and what its row says of them."""
+    if subject is None:
+        return output
+    written = subject.write(output.name, sample)
+    row = dict(output.row)
+    if sample.split is not None:
+        row["split"] = sample.split
+    if written.files:
+        row["label_files"] = manifest.listed(written.files)
+    for name, notes in (("mended", subject.mended), ("lost", written.notes)):
+        if notes:
+            row[name] = [note.what for note in notes]
+    mended = sum(note.count for note in subject.mended)
+    return replace(output, row=row, labels=written.files, entry=written.row, mended=mended)
 
 
 def _encode(recipe: Recipe, picture: images.Picture, sample: Sample, suffix: str) -> tuple[bytes, str, str | None]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit import config, files
 from edgekit.augment import run as line
+from edgekit.augment.labels import Rules
 from edgekit.augment.op import OPS
+from edgekit.augment.plan import plan as make_plan
 from edgekit.augment.settings import augment
 from edgekit.augment.variants import Recipe
 from edgekit.cli.console import Console, printable
@@ -15,8 +18,8 @@ from edgekit.data.folder import passed_by, scan
 from edgekit.errors import EdgekitError
 
 if TYPE_CHECKING:
+    from edgekit.augment.plan import Plan
     from edgekit.cli.signature import Typed
-    from edgekit.data.folder import Listing
 
 
 def run_augment(source: str, typed: Typed) -> int:
@@ -26,28 +29,36 @@ def run_augment(source: str, typed: Typed) -> int:
     if not source:
         raise EdgekitError("SRC is empty", "give a folder of pictures; . is the one you are in")
     root = Path(source)
-    listing = scan(root)
+    plan = make_plan(scan(root), settings.labels, settings.labels_frame, settings.to)
+    recipe = replace(recipe, rules=plan.rules(recipe.rules))
     out = Path(settings.out) if settings.out is not None else line.default_out(root)
     out = out.resolve() if out.name in ("", "..") else out
     line.check_out(root, out)
     if settings.preview is not None:
         line.check_preview(root, out, Path(settings.preview), force=settings.force)
-    line.stamp(recipe, "", line.Counts())  # fails now, not in a worker, when OpenCV cannot be imported
-    done = None if settings.dry_run else line.up_to_date(listing, out, recipe)
+    check_recipe(plan, recipe)
+    line.stamp(recipe, "", line.Counts(), plan)  # fails now, not in a worker, when OpenCV cannot be imported
+    done = None if settings.dry_run else line.up_to_date(plan, out, recipe)
     if done is None and not settings.dry_run:
         line.refuse_existing(out, force=settings.force)
-        line.check_space(listing, recipe, out)
+        line.check_space(plan, recipe, out)
+    known = plan.known
+    mirrors = any(op.spec_name() in ("flip", "vflip") for op in recipe.ops)
+    if known is not None and known.keypoint_shape and not known.flip_index and mirrors:
+        console.say("keypoints are mirrored without swapping left and right: the data set does not say which are pairs")
     if settings.preview is not None:
-        draw_preview(listing, recipe, Path(settings.preview))
+        draw_preview(plan, recipe, Path(settings.preview))
         console.say(f"drew {settings.preview}")
     if settings.dry_run:
-        return _dry_run(listing, out, recipe, settings, console)
+        return _dry_run(plan, out, recipe, settings, console)
     if done is not None:
-        old = line.Result(source, str(out), recipe, done.counts, 0.0, "up to date", settings.strict, "", done.classes)
+        old = line.Result(
+            source, str(out), plan, recipe, done.counts, 0.0, "up to date", settings.strict, "", done.classes
+        )
         return _answer(old, console)
     with console.progress("augment") as progress:
         result = line.run(
-            listing,
+            plan,
             out,
             recipe,
             workers=settings.workers,
@@ -68,21 +79,40 @@ def effective(typed: Typed) -> tuple[augment, Recipe]:
     settings = resolved.settings
     origin = "" if resolved.origins["ops"] == "command line" else f"{resolved.origins['ops']}: augment.ops"
     ops = tuple(OPS.read(entry, origin) for entry in settings.ops)
-    if not ops:
+    if not ops and settings.copies:
         raise EdgekitError("no op was given", "add one, such as --flip; `edgekit ops` lists them")
-    recipe = Recipe(ops, settings.copies, settings.seed, settings.originals, settings.quality, settings.max_pixels)
+    rules = Rules(settings.min_visibility, settings.box_method)
+    copies, seed, limit = settings.copies, settings.seed, settings.max_pixels
+    recipe = Recipe(ops, copies, seed, settings.originals, settings.quality, limit, rules)
     return settings, recipe
 
 
-def draw_preview(listing: Listing, recipe: Recipe, path: Path) -> None:
+def check_recipe(plan: Plan, recipe: Recipe) -> None:
+    """Raise EdgekitError when there is nothing to do, or not enough to mix."""
+    root = plan.listing.root
+    if not recipe.copies and not recipe.originals:
+        raise EdgekitError("nothing to write: no variants and no originals", "leave -n 0 or --no-originals out")
+    if recipe.copies and not plan.augmented:
+        raise EdgekitError(
+            f"{root}: no picture is of the split train, and only those are augmented",
+            "give the folder of one split, or -n 0 to write it as it is",
+        )
+    if recipe.copies and recipe.partners >= len(plan.augmented):
+        raise EdgekitError(
+            f"{root}: the ops take {recipe.partners} other pictures, and there are {len(plan.augmented) - 1}",
+            "give a folder with more pictures, or leave mixing out",
+        )
+
+
+def draw_preview(plan: Plan, recipe: Recipe, path: Path) -> None:
     """Draw the contact sheet of a few sources."""
     from edgekit.augment import preview
 
-    files.write(path, preview.sheet(listing, recipe))
+    files.write(path, preview.sheet(plan, recipe))
 
 
-def _dry_run(listing: Listing, out: Path, recipe: Recipe, settings: augment, console: Console) -> int:
-    guess = line.estimate(listing, recipe, settings.workers)
+def _dry_run(plan: Plan, out: Path, recipe: Recipe, settings: augment, console: Console) -> int:
+    guess = line.estimate(plan, recipe, settings.workers)
     if console.json:
         console.document(
             {
@@ -90,8 +120,9 @@ def _dry_run(listing: Listing, out: Path, recipe: Recipe, settings: augment, con
                 "status": "dry run",
                 "out": str(out),
                 "recipe": recipe.to_dict(),
-                "sources": len(listing.sources),
-                "other_files": listing.others,
+                **({} if plan.known is None else {"labels": plan.to_dict()}),
+                "sources": len(plan.sources),
+                "other_files": plan.listing.others,
                 "estimate": {
                     "files": guess.files,
                     "bytes": guess.bytes,
@@ -106,7 +137,7 @@ def _dry_run(listing: Listing, out: Path, recipe: Recipe, settings: augment, con
     ops = ", ".join(str(op) for op in recipe.ops)
     tried = f", {guess.rejected} of which cannot be used" if guess.rejected else ""
     console.answer(
-        f"{printable(str(listing.root))}: {len(listing.sources):,} pictures, {listing.others:,} other files\n"
+        f"{printable(str(plan.listing.root))}: {len(plan.sources):,} pictures, {plan.listing.others:,} other files\n"
         f"ops: {ops}; {recipe.copies} copies, seed {recipe.seed}\n"
         f"would write about {guess.files:,} files, {guess.bytes / 1e6:,.1f} MB, in {guess.seconds:,.1f} s "
         f"(from {guess.sampled} pictures{tried}) to {printable(str(out))}"
@@ -118,7 +149,7 @@ def _answer(result: line.Result, console: Console) -> int:
     if console.json:
         console.document(result.to_dict())
         return result.exit_code
-    counts = result.counts
+    counts, plan = result.counts, result.plan
     out = printable(result.out)
     if result.status == "up to date":
         console.answer(f"{out}: up to date ({counts.originals + counts.variants:,} pictures)")
@@ -130,6 +161,12 @@ def _answer(result: line.Result, console: Console) -> int:
         ("read", f"{counts.sources - counts.rejected:,} pictures"),
         ("wrote", f"{counts.originals:,} originals, {counts.variants:,} variants ({counts.bytes / 1e6:,.1f} MB)"),
     ]
+    if plan.known is not None:
+        lines.append(
+            ("labels", plan.known.kind if plan.known.kind == plan.kind else f"{plan.known.kind} to {plan.kind}")
+        )
+    if counts.passed:
+        lines.append(("passed on", f"{counts.passed:,} pictures untouched: only the split train is augmented"))
     if result.classes:
         low, high = min(result.classes.values()), max(result.classes.values())
         each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
@@ -141,7 +178,10 @@ def _answer(result: line.Result, console: Console) -> int:
         lines.append(("rejected", f"{counts.rejected:,} pictures (first: {first}); see rejected.jsonl"))
     if counts.warnings:
         lines.append(("warnings", f"{counts.warnings:,} pictures; see manifest.jsonl"))
-    if counts.other_files or counts.other_folders:
+    if counts.mended:
+        first = f" (first: {printable(str(plan.mended[0]))})" if plan.mended else ""
+        lines.append(("mended", f"{counts.mended:,} labels{first}; see manifest.jsonl and run.json"))
+    if plan.known is None and (counts.other_files or counts.other_folders):
         lines.append(("passed by", passed_by(counts.other_files, counts.other_folders)))
     for name, text in lines:
         console.answer(f"{name:<10}{text}")

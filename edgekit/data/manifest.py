@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,21 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="ascii") as file:
         for text in file:
             yield json.loads(text)
+
+
+def listed(files: Sequence[tuple[str, bytes]]) -> list[dict[str, str]]:
+    """Give files as rows and stamps list them."""
+    return [{"path": path, "sha256": hashlib.sha256(data).hexdigest()} for path, data in files]
+
+
+def outputs(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Give the files that a row stands for, the picture and its labels: path and SHA-256."""
+    return [(row["file_name"], row["sha256"]), *((one["path"], one["sha256"]) for one in row.get("label_files", ()))]
+
+
+def closing(stamp: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Give the files that describe the whole data set, of the stamp of a run: path and SHA-256."""
+    return [(one["path"], one["sha256"]) for one in stamp.get("labels", {}).get("files", ())]
 
 
 class InputDigest:
