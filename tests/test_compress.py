@@ -17,7 +17,7 @@ from nets import Net
 
 MODEL = SAMPLES / "fashion_resnet.onnx"
 TRAIN, VAL = SAMPLES / "fashion" / "train", SAMPLES / "fashion" / "val"
-QUICK = ("--seconds", "0.5", "--no-config")
+QUICK = ("--seconds", "0.5", "--search-seconds", "3", "--no-config")
 
 
 @pytest.fixture
