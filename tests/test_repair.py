@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from edgekit import graph
 from edgekit.compress.method import STEPS
 from edgekit.compress.quantize import repair
 from edgekit.compress.simplify import same_outputs, simplify
@@ -95,17 +94,11 @@ def test_a_float_convolution_between_8_bit_ones_keeps_its_weights():
 
     net = Net(5)
     x = net.conv("input", 8, 16)
-    y = net.conv(x, 16, 16, k=3, group=16)
-    weight = net.weights[-2]
-    spread = (10.0 ** np.linspace(-3, 0, 16)).astype(np.float32).reshape(16, 1, 1, 1)
-    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * spread, weight.name))
-    z = net.add("Mul", y, net.constant((1 / spread).reshape(1, 16, 1, 1)))
-    net.conv(net.conv(z, 16, 16), 16, 8, relu=False)
+    x = net.conv(x, 16, 16, relu=False)
+    left = net.nodes[-1].name
+    net.conv(net.conv(x, 16, 16), 16, 8, relu=False)
     net.nodes[-1].output[0] = "out"
     model = net.model({"input": [1, 8, 10, 10]}, {"out": [1, 8, 10, 10]})
-    left = next(node.name for node in model.graph.node if graph.attribute(node, "group", 1) == 16)
     made = STEPS.parse("static repair=none").apply(model, Bench(model, exclude=(left,)))
-    running = {node.name: node.op_type for node in as_run(made).graph.node}
-    assert not any(kind == "QLinearConv" and name.startswith(left) for name, kind in running.items())
-    assert "Conv" in running.values() or "FusedConv" in running.values()
-    assert sqnr_db(model, made) > 25
+    kinds = [node.op_type for node in as_run(made).graph.node]
+    assert kinds.count("QLinearConv") == 3 and kinds.count("Conv") + kinds.count("FusedConv") == 1

@@ -13,9 +13,10 @@ from edgekit.augment.op import OPS
 from edgekit.augment.plan import plan as make_plan
 from edgekit.augment.settings import augment
 from edgekit.augment.variants import Recipe
-from edgekit.cli.console import Console, printable
+from edgekit.cli.console import Console
 from edgekit.data.folder import passed_by, scan
 from edgekit.errors import EdgekitError
+from edgekit.report.text import printable
 
 if TYPE_CHECKING:
     from edgekit.augment.plan import Plan

@@ -11,10 +11,11 @@ from edgekit import config, files
 from edgekit.bench import against, disagree
 from edgekit.bench import run as line
 from edgekit.bench.settings import bench
-from edgekit.cli.console import WIDTH, Console, printable
+from edgekit.cli.console import WIDTH, Console
 from edgekit.errors import EdgekitError
 from edgekit.report import text
 from edgekit.report.report import parse_gate
+from edgekit.report.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

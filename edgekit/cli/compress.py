@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import config, files
-from edgekit.cli.console import Console, printable
+from edgekit.cli.console import Console
 from edgekit.compress import run as line
 from edgekit.compress.method import STEPS, Method
 from edgekit.compress.recipe import SETTINGS, Recipe, parse
@@ -17,6 +17,7 @@ from edgekit.errors import EdgekitError
 from edgekit.report import explain, html, markdown, text
 from edgekit.report import json as as_json
 from edgekit.report.report import parse_gate
+from edgekit.report.text import printable
 
 if TYPE_CHECKING:
     from edgekit.cli.signature import Typed

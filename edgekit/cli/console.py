@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgekit.errors import EdgekitError
+from edgekit.report.text import printable
 
 LONG = 16  # steps from which a stage has a bar
 WIDTH = 100  # without a terminal, so that logs are the same everywhere
@@ -107,9 +108,3 @@ def failure(error: EdgekitError, code: int) -> dict[str, Any]:
     """Make the document that --json prints of an error."""
     said = {"message": error.message, "hint": error.hint}
     return {"schema": "edgekit.error/1", "error": said, "exit_code": code}
-
-
-def printable(text: str) -> str:
-    """Replace what a terminal cannot show: undecodable bytes of a path and control characters."""
-    safe = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c == "\n" or c.isprintable() else f"\\x{ord(c):02x}" for c in safe)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from edgekit import config, graph
 from edgekit.bench.settings import inspect
-from edgekit.cli.console import WIDTH, Console, printable
+from edgekit.cli.console import WIDTH, Console
 from edgekit.errors import EdgekitError
 from edgekit.measure import anatomy, invented, readymade
-from edgekit.report.text import megabytes, milliseconds
+from edgekit.report.text import megabytes, milliseconds, printable
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -5,11 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from edgekit.report import text
 from edgekit.report.report import Layer
 
 WIDTH = 100
 LONGEST_NAME, LONGEST_TYPE = 24, 16
-SAME_DB = 150.0  # from here on two values are equal but for rounding
 
 
 def render(layers: Sequence[Layer]) -> str:
@@ -33,10 +33,9 @@ def render(layers: Sequence[Layer]) -> str:
 
 
 def _row(layer: Layer) -> tuple[str, ...]:
-    noise = "" if layer.sqnr_db is None else "equal" if layer.sqnr_db >= SAME_DB else f"{layer.sqnr_db:.1f} dB"
-    runs_in = "int8" if layer.int8 else "-" if layer.why.startswith("a conversion") else "float"
+    noise = "" if layer.sqnr_db is None else text.decibels(layer.sqnr_db)
     share = f"{100 * layer.share:.1f} %"
-    return _cut(layer.name, LONGEST_NAME), layer.type[:LONGEST_TYPE], runs_in, share, noise, layer.why
+    return _cut(layer.name, LONGEST_NAME), layer.type[:LONGEST_TYPE], text.runs_in(layer), share, noise, layer.why
 
 
 def _cut(name: str, longest: int) -> str:
