@@ -1,11 +1,13 @@
 # Targets for people and CI. `make` alone explains them.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long lint format tables readme bench-compress bench-ablation bench-calibration bench-latency clean
+.PHONY: help venv demo test test-long test-loaders lint format tables readme bench-compress bench-ablation bench-calibration bench-latency bench-augment bench-ops gallery clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NNCF := $(VENV)/nncf
+LOADERS := $(VENV)/loaders
+RIVALS := $(VENV)/albumentations
 FASHION := sample_data/fashion
 
 help:  ## explain the targets
@@ -33,6 +35,14 @@ test: $(VENV)/.test  ## run the test suite
 
 test-long: $(VENV)/.test  ## run the tests that take minutes (measurements, memory, the big sets)
 	$(BIN)/python -m pytest -m long
+
+$(LOADERS)/.made: tests/loaders/requirements.txt
+	$(PYTHON) -m venv $(LOADERS)
+	$(LOADERS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+test-loaders: $(VENV)/.test $(LOADERS)/.made  ## test that torchvision, Hugging Face and Ultralytics read our folders
+	$(BIN)/python -m pytest tests/test_loaders.py
 
 lint: $(VENV)/.test  ## run ruff and mypy
 	$(BIN)/ruff check .
@@ -65,6 +75,20 @@ bench-calibration: $(VENV)/.test  ## what calibration costs, beside onnxruntime'
 
 bench-latency: $(VENV)/.test  ## A/A runs and 10% slower models: make bench-latency MODELS="a.onnx b.onnx"
 	$(BIN)/python benchmarks/latency_aa.py $(MODELS)
+
+$(RIVALS)/.made: benchmarks/augment_rivals.txt
+	$(PYTHON) -m venv $(RIVALS)
+	$(RIVALS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+bench-augment: $(VENV)/.test $(RIVALS)/.made  ## compare with Albumentations and others: make bench-augment ASSETS=folder
+	$(BIN)/python benchmarks/augment.py $(ASSETS) --rivals $(RIVALS)/bin/python $(if $(SMALL),--small)
+
+bench-ops: $(VENV)/.test  ## time every op on one picture, beside plain OpenCV
+	$(BIN)/python benchmarks/ops.py
+
+gallery: $(VENV)/.test  ## draw every op before and after, at its defaults and bounds, into build/gallery
+	$(BIN)/python benchmarks/gallery.py
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info sample_data/photos-augmented sample_data/*.int8.onnx

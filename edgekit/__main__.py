@@ -1,5 +1,20 @@
-"""`python -m edgekit`."""
+"""`edgekit`, and `python -m edgekit`: nothing is imported here that takes time."""
 
-from edgekit.cli.app import main
+from __future__ import annotations
 
-main()
+import signal
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run the command line; a Ctrl-C while it is imported waits until it can be answered."""
+    before = None
+    if hasattr(signal, "pthread_sigmask"):  # a Unix
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    from edgekit.cli import app
+
+    app.main(before)
+
+
+if __name__ == "__main__":
+    main()

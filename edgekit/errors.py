@@ -16,3 +16,7 @@ class EdgekitError(Exception):
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         """Survive the trip back from a worker process."""
         return type(self), (self.message, self.hint)
+
+
+class StoppedError(EdgekitError):
+    """Say that Ctrl-C was pressed, and what was kept."""

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shlex
 import shutil
 import tempfile
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit import __version__
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, StoppedError
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -24,11 +25,17 @@ MARK = "made by edgekit"
 MADE_BY = f"{MARK} {__version__}"
 STAMP = "run.json"
 NAME_BYTES = 255
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+USE_ANOTHER = "free some space, or use --out on another disk"
 WAITED = 0.5  # seconds that the processes of a killed run have to die, before its stage counts as busy
 
 
 class WriteError(EdgekitError):
     """Say that a write failed: the disk is full, or the place cannot be written to. It ends a whole run."""
+
+
+class DiskFullError(WriteError):
+    """Say that the disk is full."""
 
 
 def refuse_existing(path: Path, *, force: bool, what: str = "output") -> None:
@@ -124,10 +131,8 @@ def touch(path: Path) -> None:
 
 def write_failed(path: Path, error: OSError) -> NoReturn:
     """Turn a failed write into one sentence and a way out."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        raise WriteError(
-            f"{path}: the disk is full; nothing was kept", "free some space, or use --out on another disk"
-        ) from error
+    if error.errno in FULL:
+        raise DiskFullError(f"{path}: the disk is full; nothing was kept", USE_ANOTHER) from error
     raise WriteError(f"{path}: cannot be written: {error.strerror}", "choose another place with --out") from error
 
 
@@ -141,7 +146,7 @@ def staged_folder(out: Path, check: Callable[[], None]) -> Iterator[Path]:
     """
     stage = beside(out, "partial")
     try:
-        with _claimed(stage, out):
+        with _claimed(stage, out, anew=True):
             try:
                 _settle(out)
                 check()
@@ -154,6 +159,60 @@ def staged_folder(out: Path, check: Callable[[], None]) -> Iterator[Path]:
         write_failed(out, error)
 
 
+@contextlib.contextmanager
+def resumable_folder(out: Path, check: Callable[[], None], journals: str) -> Iterator[Path]:
+    """Give a folder beside `out` as a run that was cut off has left it; on success it takes `out`'s place.
+
+    journals: the pattern of the files in it that say, a line each below a first one, what is done; they go before the
+    swap. After an interruption, a full disk or a kill the folder stays when they say anything, and StoppedError and
+    DiskFullError tell so. After any other EdgekitError it goes: the same command would meet that again. `check` as of
+    `staged_folder`.
+    """
+    stage = beside(out, "partial")
+    again = "the same command goes on where it stopped"
+    kept = False
+    throw = f"rm -r {shlex.quote(str(stage))} throws away what is done"
+    try:
+        with _claimed(stage, out, anew=False):
+            keeps = True
+            try:
+                _settle(out)
+                check()
+                yield stage
+                check()
+                for path in stage.glob(journals):
+                    path.unlink()
+                _swap(stage, out)
+            except WriteError:
+                raise
+            except EdgekitError:
+                keeps = False
+                raise
+            finally:
+                kept = keeps and _says(stage, journals)
+                if not kept:
+                    discard(stage)
+    except KeyboardInterrupt as error:
+        if not kept:
+            raise
+        raise StoppedError(f"interrupted; {again}", throw) from error
+    except (DiskFullError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in FULL:
+            write_failed(out, error)
+        left = "what is done was kept" if kept else "nothing was kept"
+        hint = f"free some space and run the same command again ({throw})" if kept else USE_ANOTHER
+        raise DiskFullError(f"{out}: the disk is full; {left}", hint) from error
+
+
+def _says(stage: Path, journals: str) -> bool:
+    """Tell whether a journal has a second line."""
+    for path in stage.glob(journals):
+        with path.open("rb") as file:
+            if file.readline() and file.readline().endswith(b"\n"):
+                return True
+    return False
+
+
 def beside(out: Path, ending: str) -> Path:
     """Name a hidden folder beside `out` that is edgekit's own, so that it may remove whatever is under that name."""
     name = f".{out.name}.edgekit-{ending}"
@@ -163,17 +222,20 @@ def beside(out: Path, ending: str) -> Path:
 
 
 @contextlib.contextmanager
-def _claimed(stage: Path, out: Path) -> Iterator[None]:
-    """Make the stage anew and hold a lock on it: two runs must not write, and clean up, one and the same folder."""
+def _claimed(stage: Path, out: Path, *, anew: bool) -> Iterator[None]:
+    """Make the stage and hold a lock on it: two runs must not write, and clean up, one and the same folder.
+
+    anew: one that is there is made again.
+    """
     busy = EdgekitError(f"{out}: another run is writing it", "wait until it is done, or use --out to choose another")
     with contextlib.ExitStack() as locks:
-        if stage.is_dir():
+        if stage.is_dir() and anew:
             with contextlib.ExitStack() as old:
                 if not _locked(stage, old):
                     raise busy
                 discard(stage)
         try:
-            stage.mkdir()
+            stage.mkdir(exist_ok=not anew)
         except FileExistsError:
             raise busy from None
         if not _locked(stage, locks):
@@ -226,6 +288,37 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def sweep(folder: Path, keep: Callable[[str], bool]) -> None:
+    """Remove every file below a folder whose path in it `keep` refuses, and the folders that are empty then."""
+    for parent, folders, names in os.walk(folder, topdown=False):
+        for name in (*names, *folders):
+            path = Path(parent, name)
+            if name in folders and not path.is_symlink():
+                with contextlib.suppress(OSError):  # it is not empty
+                    path.rmdir()
+            elif not keep(path.relative_to(folder).as_posix()):
+                path.unlink()
+
+
+def size(folder: Path) -> int:
+    """Give the bytes of all files below a folder; 0 when there is none."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # it has just gone
+                total += Path(parent, name).lstat().st_size
+    return total
+
+
+def link(source: Path, target: Path) -> None:
+    """Give one of edgekit's own files a second name, until the first one goes; a copy where that cannot be done."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def copy(source: Path, data: bytes, target: Path) -> None:
     """Copy a file whose bytes are at hand: a reflink where the file system has it, else those bytes; never a link."""
     with target.open("wb") as writer:
@@ -250,6 +343,12 @@ def _reflink(source: int, target: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def digest(path: Path) -> str:
+    """Give the hexadecimal SHA-256 of a file; raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256(data: bytes) -> str:

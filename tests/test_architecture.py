@@ -110,7 +110,8 @@ def test_one_owner_each(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=room)
 def test_ops_and_methods_are_pure(path):
-    rooms = ("geometry", "photometric", "degrade", "erase", "warp", "labels", "outline", "field", "partners", "mix")
+    rooms = ("geometry", "framing", "deform", "photometric", "color", "noise", "draws", "degrade", "weather", "erase")
+    rooms += ("policy", "warp", "labels", "outline", "field", "partners", "mix")
     if not (
         room(path).startswith(tuple(f"augment/{name}" for name in rooms))
         or room(path).startswith(("compress/quantize", "compress/prune"))

@@ -54,7 +54,7 @@ def test_the_main_job(edgekit, pictures):
     assert stamp["counts"]["variants"] == 32
     assert "40" not in done.err
     assert "8 originals, 32 variants" in done.out
-    assert "1 files that are not pictures" in done.out
+    assert "1 file that is not a picture\n" in done.out
 
 
 def test_originals_are_byte_for_byte_and_not_linked(edgekit, pictures):
@@ -329,14 +329,15 @@ def test_interruptions_leave_nothing_under_the_name(tmp_path, sent, code):
     assert process.returncode == code
     assert b"Traceback" not in err
     assert not (tmp_path / "many-augmented").exists()
-    assert stage.exists() == (sent == signal.SIGKILL)
+    assert stage.exists() or sent != signal.SIGKILL
+    assert stage.exists() == (b"goes on" in err) or sent != signal.SIGINT
     done = subprocess.run([*command[:-1], "1"], capture_output=True)
     assert done.returncode == 0
     assert not stage.exists()
 
 
-def test_a_full_disk_leaves_nothing(edgekit, tmp_path):
-    """A small file system when root may mount one; else a limit on the size of a file."""
+def test_a_full_disk_leaves_nothing_under_the_name_and_the_same_command_goes_on(edgekit, tmp_path):
+    """On a small file system, when root may mount one."""
     root = _many(tmp_path / "many", 20)
     small = tmp_path / "small"
     small.mkdir()
@@ -349,11 +350,17 @@ def test_a_full_disk_leaves_nothing(edgekit, tmp_path):
         jpegs = tmp_path / "jpegs"
         for number in range(30):  # JPEG in, JPEG out at a much higher quality: the estimate is too low
             save(jpegs / f"{number}.jpg", picture(number, 200, 300), cv2.IMWRITE_JPEG_QUALITY, 20)
-        done = edgekit("augment", jpegs, *FLIP, "--quality", "100", "--noise", "0.2", "--out", small / "out")
+        command = ("augment", jpegs, *FLIP, "--quality", "100", "--noise", "0.2", "--out")
+        done = edgekit(*command, small / "out")
         assert done.code == 2
-        assert "disk is full" in done.err
+        assert "disk is full; what is done was kept" in done.err
+        assert "run the same command again" in done.err
         assert "Traceback" not in done.err
-        assert list(small.iterdir()) == []
+        assert [path.name for path in small.iterdir()] == [".out.edgekit-partial"]
+        subprocess.run(["mount", "-o", "remount,size=30m", small], check=True)
+        assert "were done already" in edgekit(*command, small / "out").err
+        assert edgekit(*command, tmp_path / "out").code == 0
+        assert tree_digest(small / "out") == tree_digest(tmp_path / "out")
     finally:
         subprocess.run(["umount", small], check=True)
 
@@ -517,7 +524,7 @@ def test_pipes_devices_and_absurd_files_are_rows(edgekit, pictures):
     (pictures / "zero.png").symlink_to("/dev/zero")
     with (pictures / "huge.jpg").open("wb") as file:
         file.truncate(70_000_000)
-    limit = ("--max-pixels", "10000")
+    limit = ("--max-pixels", "10000", "--follow-links")
     done = edgekit("augment", pictures, *FLIP, *limit, "--dry-run", timeout=60)
     assert (done.code, "of which cannot be used" in done.out) == (0, True)
     assert edgekit("augment", pictures, *FLIP, *limit, timeout=60).code == 0
@@ -536,7 +543,7 @@ def test_hidden_and_linked_folders_are_passed_by_and_said(edgekit, pictures):
     assert labels == {"cats", "dogs", "dogs/big"}
     (pictures.parent / "links").mkdir()
     (pictures.parent / "links" / "a").symlink_to(pictures)
-    assert "1 folders that are hidden or links" in edgekit("augment", "links", *FLIP).err
+    assert "1 folder that is hidden or a link" in edgekit("augment", "links", *FLIP).err
 
 
 def test_odd_ways_to_name_the_folders(edgekit, pictures):
@@ -590,26 +597,28 @@ def test_interrupted_says_so_in_json_too(tmp_path):
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, text=True
     )
-    while process.poll() is None and not (tmp_path / ".many-augmented.edgekit-partial").exists():
+    stage = tmp_path / ".many-augmented.edgekit-partial"
+    while process.poll() is None and not stage.exists():
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, json.loads(out)["exit_code"]) == (130, 130)
-    assert err == "interrupted; nothing was kept\n"
-    assert not list(tmp_path.glob(".*"))
+    kept = "the same command goes on where it stopped" if stage.exists() else "nothing was kept"
+    assert err.splitlines()[0] == f"interrupted; {kept}"
+    assert list(tmp_path.glob(".*")) == ([stage] if stage.exists() else [])
 
 
 def test_noise_in_bands_is_the_noise_in_one_go(monkeypatch):
-    from edgekit.augment import degrade
+    from edgekit.augment import draws, noise
 
     for shape, dtype in (((13, 7, 3), np.uint8), ((13, 7, 1), np.uint16), ((5, 4, 4), np.uint8)):
         image = picture(1, *shape, dtype)
         params = {"sigma": 0.2, "seed": 5}
-        whole = degrade.noise().pixels(image, params)
-        monkeypatch.setattr(degrade, "BAND", 1)
-        assert np.array_equal(degrade.noise().pixels(image, params), whole)
+        whole = noise.noise().pixels(image, params)
+        monkeypatch.setattr(draws, "BAND", 1)
+        assert np.array_equal(noise.noise().pixels(image, params), whole)
         monkeypatch.undo()
 
 

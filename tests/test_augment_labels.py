@@ -202,7 +202,7 @@ def test_a_picture_without_mask_stays_without(edgekit, tmp_path):
         save(root / "masks" / f"p{number}.png", np.ones((HEIGHT, WIDTH), np.uint8))
     done = edgekit("augment", root, *TURN, "-n", "1", "--strict")
     assert done.code == 1
-    assert "have no mask" in done.out
+    assert "without a mask" in done.out
     assert not list((tmp_path / "m-augmented" / "masks").glob("p2*"))
 
 
@@ -261,8 +261,13 @@ def test_twins_by_stem_do_not_share_label_files(edgekit, tmp_path):
     save(root / "images" / "p0.jpg", picture(9, HEIGHT, WIDTH))
     assert edgekit("augment", root, *TURN, "-n", "2").code == 0
     made = rows(tmp_path / "flat-augmented" / "manifest.jsonl")
-    labels = [one["path"] for row in made if row["variant"] for one in row["label_files"]]
-    assert len(labels) == len(set(labels)) == 6
+    labels = [one["path"] for row in made for one in row["label_files"]]
+    assert len(labels) == len(set(labels)) == 9
+    assert {row["source"]: row["file_name"] for row in made if not row["variant"]} == {
+        "images/p0.jpg": "images/p0.jpg",
+        "images/p0.png": "images/p0-png.png",
+        "images/p1.png": "images/p1.png",
+    }
 
 
 @pytest.mark.parametrize("op", ["mixup", "cutmix", "mosaic", "copy-paste"])

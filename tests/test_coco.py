@@ -12,9 +12,12 @@ from hypothesis.extra.numpy import arrays
 from test_yolo import exif
 
 from conftest import picture, save
+from edgekit.augment import warp
 from edgekit.data import coco, dataset, layout, rle
 from edgekit.data.folder import Source, scan
 from edgekit.data.points import flip_index
+from edgekit.data.sample import Sample
+from edgekit.data.writer import Output, Schema, writer
 from edgekit.errors import EdgekitError
 
 
@@ -99,7 +102,7 @@ def test_annotations_of_no_picture_are_counted(tmp_path):
     put(tmp_path, content)
     (note,) = dataset.read(tmp_path).mended
     assert (note.kind, note.count, note.dropped) == ("picture", 2, True)
-    assert note.what == "2 annotation(s) skipped: of no picture in the file"
+    assert note.what == "2 annotations skipped: of no picture in the file"
 
 
 def test_picture_ids_may_be_text_here_and_numbers_there(tmp_path):
@@ -152,6 +155,34 @@ def test_run_lengths(tmp_path, compressed):
     one, kinds = one_object(tmp_path, iscrowd=1, segmentation={"size": [40, 60], "counts": counts})
     assert (one.crowd, kinds) == (True, [])
     assert np.array_equal(one.region, region)
+    assert rewritten(tmp_path)["segmentation"] == {"size": [40, 60], "counts": counts}
+
+
+def rewritten(root):
+    """Give the first annotation as it is written again."""
+    (entry,) = dataset.read(root, "coco").entries
+    return writer("coco", Schema(("a", "b", "c"))).label(Output("a.jpg", 60, 40, entry.objects)).row["annotations"][0]
+
+
+def test_the_area_stays_as_it_was_said_while_the_object_does(tmp_path):
+    triangle = [[6, 4, 36, 4, 36, 24]]
+    one, _ = one_object(tmp_path, segmentation=triangle, area=307.25)
+    assert rewritten(tmp_path)["area"] == 307.25
+    flip = np.array([[-1.0, 0, 60], [0, 1, 0], [0, 0, 1]])
+    sample = Sample("a.jpg", np.zeros((40, 60, 1), np.uint8), objects=(one,))
+    there = warp.move(sample, flip, (60, 40)).sample
+    annotate = writer("coco", Schema(("a", "b", "c"))).label
+    for moved, area in ((there, 300), (warp.move(there, flip, (60, 40)).sample, 307.25)):
+        (annotation,) = annotate(Output("a.jpg", 60, 40, moved.objects)).row["annotations"]
+        assert annotation["area"] == area
+        assert not {"coco", "digest"} & set(annotation)
+    one_object(tmp_path, bbox=[24.1, 4, 35.9 + 1e-7, 20], area=305)  # beyond the edge by a rounding error
+    assert rewritten(tmp_path)["area"] == 305
+    for wrong in ("x", -1, None, float("inf"), [1]):
+        one_object(tmp_path, segmentation=triangle, area=wrong)
+        assert rewritten(tmp_path)["area"] == 300
+    one_object(tmp_path, bbox=[6, 4, 300, 20], area=77)  # mended
+    assert rewritten(tmp_path)["area"] == 54 * 20
 
 
 @pytest.mark.parametrize(
@@ -173,6 +204,17 @@ def test_run_lengths_that_are_wrong_leave_the_box(tmp_path, segmentation):
     assert one.region is None
     assert one.box.tolist() == [6, 4, 36, 24]
     assert kinds == ["outline"]
+
+
+def test_run_lengths_of_far_more_pixels_than_the_picture_are_not_decoded(tmp_path):
+    content = document()
+    content["images"][0] |= {"width": 6000, "height": 4000}
+    whole = {"size": [4000, 6000], "counts": [0, 24_000_000]}
+    content["annotations"] = [content["annotations"][0] | {"segmentation": whole}]
+    put(tmp_path, content)
+    labelled = dataset.read(tmp_path).entries[0].read()
+    assert sorted(note.kind for note in labelled.mended) == ["outline", "size"]
+    assert labelled.objects[0].region is None
 
 
 def test_keypoints(tmp_path):
@@ -390,8 +432,8 @@ def test_pictures_that_are_missing_or_not_described(tmp_path):
     found = layout.read(tmp_path)
     assert [one.source.key for one in found.pictures] == ["a.jpg"]
     assert found.warnings == (
-        f"instances.json: 1 of its 2 pictures are not in {tmp_path}",
-        f"{tmp_path}: 1 pictures that no file describes: left out",
+        f"instances.json: 1 of its 2 pictures not found in {tmp_path}",
+        f"{tmp_path}: 1 picture that no file describes: left out",
     )
 
 

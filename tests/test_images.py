@@ -8,7 +8,9 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -463,11 +465,56 @@ BOMBS = {
 }
 
 
+@contextmanager
+def cheap():
+    """Check that what is done inside takes next to no memory and time."""
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    yield
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB
+    assert time.process_time() - started < 0.25
+
+
 @pytest.mark.parametrize("kind", BOMBS)
 def test_bombs_are_refused_by_their_header(kind):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert refusal(BOMBS[kind]) == "3000.0 megapixels, over the limit of 100"
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB
+    with cheap():
+        assert refusal(BOMBS[kind]) == "3000.0 megapixels, over the limit of 100"
+
+
+def test_more_bombs():
+    canvas = b"RIFF\x2e\0\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0\1\0\0\1\0\0ANMF\x18\0\0\0" + bytes(16) + b"VP8L\x05\0\0\0\x2f"
+    with cheap():
+        assert refusal(claim("jpeg", 65500, 65500)) == "4290.2 megapixels, over the limit of 100"
+        assert refusal(claim("avif", 17000, 17000)) == "289.0 megapixels, over the limit of 100"
+        assert refusal(canvas + struct.pack("<I", 0x0FFFFFFF)) == "268.4 megapixels, over the limit of 100"  # a frame
+        assert refusal(b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 50000 +X 60000\n") == "32-bit float pixels"
+        assert refusal(b"P7\nWIDTH 60000\nHEIGHT 50000\n") == "PAM, a format that cannot be read"
+
+
+@needs_assets
+def test_a_real_bomb_of_1340_bytes():
+    data = (NASTY / "huge_17000x17000.avif").read_bytes()
+    with cheap():
+        assert (len(data), refusal(data)) == (1340, "289.0 megapixels, over the limit of 100")
+
+
+@pytest.mark.parametrize("kind", [b"IDAT", b"tEXt", b"PLTE", b"eXIf"])
+@pytest.mark.parametrize("claimed", [100_000, 0x40000000, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_a_chunk_that_claims_more_than_the_file_has_is_refused_at_once(kind, claimed):
+    """OpenCV makes room for all that a chunk claims: 2 GB and 3 s for 133 bytes."""
+    data = bytearray(with_chunk(png(4, 4, 8, 0, b"\0\1\2\3\4" * 4), kind, b"abc") if kind != b"IDAT" else whole("png"))
+    struct.pack_into(">I", data, data.find(kind) - 4, claimed)
+    with cheap():
+        assert refusal(bytes(data)) == "corrupt PNG"
+
+
+@needs_assets
+def test_an_animated_png_may_be_cut_after_its_first_picture():
+    data = (NASTY / "apng_16bit.png").read_bytes()
+    expected = decode(data).pixels
+    for cut in (700, 902, 914):
+        assert (decode(data[:cut]).pixels == expected).all()
+    for cut in (300, 400):
+        assert refusal(data[:cut]) == "truncated PNG"
 
 
 def test_the_limit_is_the_callers():

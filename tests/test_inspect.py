@@ -130,12 +130,12 @@ def test_what_cannot_be_run_is_shown_without_times(edgekit, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "what", "how"),
     [
-        (["folder"], "folder: is a folder", "ONNX model"),
+        (["folder"], "folder: no pictures in it", "jpg, png"),
         (["notes.onnx"], "is a text file, not an ONNX model", "export"),
         (["empty.onnx"], "is an empty file", "again"),
         (["cut.onnx"], "cut", "again"),
         (["missing.onnx"], "no such file", ""),
-        ([], "MODEL is missing", "--help"),
+        ([], "TARGET is missing", "--help"),
         (["m.onnx", "--top", "0"], "top=0 is below 1", "at least 1"),
         (["m.onnx", "--size", "17", "--feeds", "x.npz"], "exclude each other", "one or the other"),
         (["m.onnx", "--size", "999"], "the model cannot run on the inputs", "--feeds"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -236,8 +237,8 @@ def full_object():
     [
         ("coco", set()),
         ("yolo", {"crowds", "fields", "keypoints", "outlines in parts", "boxes beside", "classes of whole"}),
-        ("voc", {"outlines", "keypoints", "crowds"}),
-        ("masks", {"keypoints"}),
+        ("voc", {"keypoints", "crowds"}),
+        ("masks", {"keypoints", "crowds", "fields"}),
         ("folder", {"objects"}),
         ("none", set()),
     ],
@@ -333,11 +334,43 @@ def test_a_turned_box_stays_one(tmp_path):
     turned = Object(
         0, np.array([10.0, 5, 30, 25]), (np.array([[20.0, 5], [30, 15], [20, 25], [10, 15]]),), oriented=True
     )
-    for kind in ("yolo", "coco"):
-        write(tmp_path / kind, kind, Schema(("a",)), [Output("a.png", 60, 40, (turned,))])
-        (again,) = dataset.read(tmp_path / kind).entries[0].objects
+    plain = Object(0, np.array([40.0, 5, 50, 25]))
+    blank = Output("b.png", 60, 40, (plain,))
+    found = None
+    for step, kind in enumerate(("yolo", "coco", "voc", "yolo", "voc", "coco", "yolo")):
+        root = tmp_path / str(step)
+        if found is None:
+            write(root, kind, Schema(("a",), form="oriented"), [Output("a.png", 60, 40, (turned, plain)), blank])
+        else:
+            convert(found, kind, root)
+        found = dataset.read(root)
+        assert (found.kind, found.form) == (kind, "oriented")
+        again, _ = found.entries[0].objects
         assert again.oriented
         assert np.abs(again.polygons[0] - turned.polygons[0]).max() < 0.01
+    assert "task: obb\n" in (root / "data.yaml").read_text()
+    assert [len(line.split()) for path in (root / "labels").glob("*.txt") for line in path.open()] == [9, 9, 9]
+
+
+def test_turned_boxes_in_yolo_lie_inside_the_picture(tmp_path):
+    corners = np.array([[50.0, 5], [65, 15], [55, 25], [40, 15]])
+    outlined = replace(full_object(), keypoints=None, crowd=False, extra={})
+    objects = (Object(0, np.array([40.0, 5, 60, 25]), (corners,), oriented=True), outlined)
+    notes = write(tmp_path, "yolo", Schema(("a",), form="oriented"), [Output("a.png", 60, 40, objects)])
+    assert [note.what for note in notes] == [
+        "yolo has no corners outside the picture (moved to its edge): of 1 object",
+        "yolo has no outlines among turned boxes (their smallest rectangle): of 1 object",
+    ]
+    one, other = dataset.read(tmp_path).entries[0].objects
+    assert np.abs(one.polygons[0] - np.clip(corners, 0, [60, 40])).max() < 0.01
+    whole = np.concatenate(outlined.polygons)
+    assert (outline.paint([whole], (60, 40)) & ~outline.paint(other.polygons, (60, 40))).sum() == 0
+
+
+def test_a_set_with_outlines_has_them_in_every_line(tmp_path):
+    box = Object(0, np.array([6.0, 4, 30, 20]))
+    written = writer("yolo", Schema(form="outline")).label(Output("a.jpg", 60, 40, (box,)))
+    assert written.files[0][1] == b"0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5\n"
 
 
 def test_parts_and_holes_are_one_polygon_in_yolo(tmp_path):
@@ -419,6 +452,8 @@ def test_class_folders_and_their_splits(tmp_path):
         (("train/a.jpg", "car/b.jpg"), "folder", ("car", "train"), ()),
         (("train/a.jpg",), "folder", ("train",), ()),
         (("images/a.jpg",), "none", (), ()),
+        (("images/train/a.jpg", "images/val/b.jpg"), "none", (), ("train", "val")),
+        (("images/train/cats/a.jpg", "images/val/b.jpg"), "folder", ("images/train/cats", "images/val"), ()),
         (("a.jpg", "cats/b.jpg"), "folder", ("cats",), ()),
     ],
 )

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.augment import outline
 from edgekit.augment.labels import USUAL, Rules
 from edgekit.augment.mix import copy_paste, cutmix, mixup, mosaic
 from edgekit.augment.op import Op, apply
 from edgekit.augment.partners import choose, conform, conform_mask, digests, fit
 from edgekit.augment.variants import Recipe, draw, variants
+from edgekit.data import outline
 from edgekit.data.sample import Object, Sample
 from edgekit.errors import EdgekitError
 
@@ -35,8 +35,8 @@ def scene(number: int, size: tuple[int, int] = (64, 48), channels: int = 3, dtyp
         image[..., 3] = np.iinfo(dtype).max
     mask = np.full((height, width), number + 1, np.uint8)
     diamond = np.array([[0.25, 0.1], [0.45, 0.4], [0.25, 0.7], [0.05, 0.4]]) * size
-    ellipse = outline.rasterise([(outline.disc() * 0.2 + [0.7, 0.6]) * size], size)
-    drawn = outline.rasterise([diamond], size)
+    ellipse = outline.paint([(outline.disc() * 0.2 + [0.7, 0.6]) * size], size)
+    drawn = outline.paint([diamond], size)
     for pixels, value in ((drawn, 20), (ellipse, 40)):
         image[pixels, : min(3, channels)] += dtype(value * full)
         mask[pixels] = 100 + 10 * number + value // 20
@@ -157,7 +157,7 @@ def test_what_the_mask_shows_is_what_the_picture_shows(cls):
         # And every outlined object lies on pixels of its own label, wherever it was put.
         for one in applied.sample.objects:
             if one.polygons or one.region is not None:
-                pixels = one.region if one.region is not None else outline.rasterise(one.polygons, (64, 48))
+                pixels = one.region if one.region is not None else outline.paint(one.polygons, (64, 48))
                 label = 100 + one.number // 10 * 10 + (1 if one.number % 10 == 0 else 2)
                 assert (applied.sample.mask[pixels] == label).mean() > 0.8
 
@@ -201,7 +201,7 @@ def test_cutmix_pastes_a_rectangle_and_cuts_what_it_covers():
     assert (out.image[24:] == scene(0).image[24:]).all()
     assert out.weights == {"a": 0.75, "b": 0.25}
     found = dict(zip(applied.kept, out.objects, strict=True))
-    assert (found[0].region == (outline.rasterise(scene(0).objects[0].polygons, (64, 48)) & (out.mask < 110))).all()
+    assert (found[0].region == (outline.paint(scene(0).objects[0].polygons, (64, 48)) & (out.mask < 110))).all()
     assert found[0].keypoints[0, 2] == 1
     assert found[1].box == pytest.approx([6.4, 4.8, 57.6, 43.2])  # still seen on every side
     assert found[3].box[3] == 24
@@ -237,7 +237,7 @@ def test_copy_paste_covers_what_lies_under_it():
     assert np.abs(pasted.polygons[0] - diamond.polygons[0] + np.floor(diamond.box[:2])).max() < 1e-9
     assert (applied.sample.image[tall:] == sample.image[tall:]).all()
     assert (applied.sample.image[:, wide:] == sample.image[:, wide:]).all()
-    changed = outline.rasterise(pasted.polygons, (64, 48))
+    changed = outline.paint(pasted.polygons, (64, 48))
     assert (applied.sample.image[changed, 0] == COLOURS[1] + 20).all()
     assert (applied.sample.mask[changed] == 111).all()
     assert (applied.sample.image[~changed] == sample.image[~changed]).all()

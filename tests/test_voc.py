@@ -63,13 +63,16 @@ def test_a_single_box_that_begins_at_0_is_a_pixel_outside(tmp_path):
 @pytest.mark.parametrize(
     ("one", "kind", "count"),
     [
-        (thing(box=(20, 15, 11, 6)), None, 1),
+        (thing(box=(20, 15, 11, 6)), "reversed", 1),
+        (thing(name=""), "class", 0),
         (thing(box=("x", 1, 2, 3)), "number", 0),
         (thing(box=("nan", 1, 2, 3)), "number", 0),
         ("<object><name>dog</name></object>", "number", 0),
         (thing(box=(70, 6, 80, 15)), "outside", 0),
         (thing() * 2, "duplicate", 1),
-        (thing(more="<polygon><x1>1</x1></polygon>"), "lost", 1),
+        (thing(more="<polygon><x1>1</x1></polygon>"), "outline", 1),
+        (thing(more="<robndbox><cx>1</cx></robndbox>"), "outline", 1),
+        (thing(more="<actions><jumping>1</jumping></actions>"), "lost", 1),
     ],
 )
 def test_an_object_that_is_wrong(tmp_path, one, kind, count):
@@ -206,7 +209,46 @@ def test_names_in_the_order_of_a_list(tmp_path):
     assert dataset.read(tmp_path).names == ("a", "b")
 
 
+def test_turned_boxes(tmp_path):
+    text = "<cx>30</cx><cy>20</cy><w>20</w><h>10</h><angle>{}</angle>"
+    one = f"<object><name>dog</name><robndbox>{text.format(np.pi / 2)}</robndbox></object>"
+    put(tmp_path, xml(one, one.replace("1.57", "0.3").replace("dog", "cat")))
+    found = dataset.read(tmp_path)
+    first, second = found.entries[0].read().objects
+    assert (found.form, first.oriented, second.oriented) == ("oriented", True, True)
+    assert first.polygons[0] == pytest.approx(np.array([[35, 10], [35, 30], [25, 30], [25, 10]]))
+    assert first.box == pytest.approx([25, 10, 35, 30])
+    down = second.polygons[0][1] - second.polygons[0][0]
+    assert np.arctan2(down[1], down[0]) == pytest.approx(0.3, abs=0.01)  # clockwise: y points down
+
+
+@pytest.mark.parametrize(
+    "corners",
+    [
+        "<x1>5</x1><y1>4</y1><x2>30</x2><y2>4</y2><x3>30</x3><y3>20</y3>",
+        "".join(f"<pt><x>{x}</x><y>{y}</y></pt>" for x, y in ((5, 4), (30, 4), (30, 20))),
+    ],
+)
+def test_outlines(tmp_path, corners):
+    bare = f"<object><name>cat</name><polygon>{corners}</polygon></object>"
+    put(tmp_path, xml(thing(more=2 * f"<polygon>{corners}</polygon>"), bare))
+    found = dataset.read(tmp_path)
+    one, other = found.entries[0].objects
+    assert found.form == "outline"
+    assert [part.tolist() for part in one.polygons] == 2 * [[[5, 4], [30, 4], [30, 20]]]
+    assert (one.box.tolist(), other.box.tolist()) == ([10, 5, 20, 15], [5, 4, 30, 20])
+    assert found.entries[0].read().mended == ()
+    assert set(one.extra) == {"pose"}
+
+
 # ---- writing
+
+
+def test_what_is_cut_is_truncated(tmp_path):
+    for visible, said in ((1.0, "0"), (0.9, "0"), (0.7, "1")):
+        one = Object(0, np.array([10.0, 5, 20, 15]), extra={"truncated": "0"}, visible=visible)
+        text = writer("voc", Schema(("a",))).label(Output("a.jpg", 60, 40, (one,))).files[0][1].decode()
+        assert f"<truncated>{said}</truncated>" in text
 
 
 def test_boxes_are_whole_pixels_from_1(tmp_path):

@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from edgekit.augment import outline, warp
+from edgekit.augment import warp
 from edgekit.augment.field import Field
 from edgekit.augment.labels import Rules
 from edgekit.augment.op import OPS, apply
+from edgekit.data import outline
 from edgekit.data.sample import Object, Sample
 from edgekit.errors import EdgekitError
 
@@ -389,14 +390,14 @@ def test_a_field_shows_a_place_where_its_inverse_says():
 def test_outlines_bend_with_the_field_and_stop_at_the_frame():
     map_x, map_y = ripple(120, 90)
     square = outline.corners(np.array([60, 30, 140, 70.0]))
-    region = outline.rasterise([square], (120, 90))
+    region = outline.paint([square], (120, 90))
     both = (
         Object(0, np.array([60, 30, 140, 70.0]), polygons=(square,)),
         Object(1, np.array([60, 30, 120, 70.0]), region=region),
     )
     out = warp.move_by_field(Sample("x", noise(120, 90), objects=both), map_x, map_y)
     polygon, moved = out.sample.objects
-    drawn = outline.rasterise(polygon.polygons, (120, 90))
+    drawn = outline.paint(polygon.polygons, (120, 90))
     away = drawn ^ moved.region
     away[:, 112:] = False  # the region ends at the frame of the source, the polygon does not
     assert cv2.erode(away.astype(np.uint8), np.ones((3, 3))).sum() == 0

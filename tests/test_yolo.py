@@ -49,6 +49,29 @@ def test_blank_lines_a_byte_order_mark_and_windows_ends_do_not_matter(tmp_path):
     assert layout.read(tmp_path).warnings == ()
 
 
+def test_a_turned_box_without_area_is_a_box(tmp_path):
+    text = "0 0.1 0.1 0.5 0.5 0.5 0.5 0.1 0.1\n0 0.5 0.2 0.7 0.5 0.5 0.8 0.3 0.5\n"
+    put(tmp_path, "images/a.jpg", text, label="labels/a.txt")
+    found, (flat, turned) = read_one(tmp_path)
+    assert (found.form, flat.oriented, flat.polygons, turned.oriented) == ("oriented", False, (), True)
+
+
+def test_a_label_file_too_large_to_be_one_is_set_aside(tmp_path, monkeypatch):
+    put(tmp_path, "images/a.jpg", label="labels/a.txt")
+    put(tmp_path, "images/b.jpg", 9 * LINE, label="labels/b.txt")
+    monkeypatch.setattr(yolo, "_LONGEST", 2 * len(LINE))
+    kinds = [[note.kind for note in entry.read().mended] for entry in dataset.read(tmp_path).entries]
+    assert kinds == [[], ["file"]]
+
+
+def test_names_of_classes_are_mended_to_their_numbers(tmp_path):
+    put(tmp_path, "images/a.jpg", "dog 0.5 0.5 0.2 0.4\ncow 0.5 0.5 0.2 0.4\n1 0.5 0.5 0.3 0.4\n", label="labels/a.txt")
+    (tmp_path / "data.yaml").write_text("names: [cat, dog]\n")
+    labelled = dataset.read(tmp_path).entries[0].read()
+    assert [one.number for one in labelled.objects] == [1, 1]
+    assert [(note.kind, note.dropped) for note in labelled.mended] == [("class", False), ("line", True)]
+
+
 def test_polygons_have_their_bounds():
     (one,) = yolo.parse("2 0.1 0.2 0.5 0.1 0.4 0.6").shapes
     assert (one.number, one.box) == (2, (0.1, 0.1, 0.5, 0.6))
@@ -132,8 +155,34 @@ def test_outlines_of_four_corners_throughout_are_turned_boxes(tmp_path):
     put(tmp_path, "images/a.jpg", four, label="labels/a.txt")
     put(tmp_path, "images/b.jpg", four * 1, label="labels/b.txt")
     assert read_one(tmp_path)[1][0].oriented
-    put(tmp_path, "images/b.jpg", four + "0 0.1 0.1 0.5 0.1 0.5 0.5\n", label="labels/b.txt")
-    assert not read_one(tmp_path)[1][0].oriented
+    assert dataset.read(tmp_path).form == "oriented"
+    for more, form in (
+        ("0 0.1 0.1 0.5 0.1 0.5 0.5\n", "outline"),  # three corners
+        ("0 0.5 0.5 0.2 0.4\n", "outline"),  # a box
+        ("0 0.1 0.1 0.5 0.1 0.9 0.9 0.1 0.5\n", "outline"),  # no parallelogram
+        ("\n" + 8 * four + "0 0.1 0.1 0.5 0.1 0.9 0.9 0.1 0.5\n", "oriented"),  # one in ten
+        ("0 0.5 0.2 0.7 0.5 0.5 0.8 0.3 x\n", "outline"),
+    ):
+        put(tmp_path, "images/b.jpg", four + more, label="labels/b.txt")
+        found, (one, *_) = read_one(tmp_path)
+        assert (found.form, one.oriented) == (form, form == "oriented")
+
+
+@pytest.mark.parametrize(("task", "form"), [("obb", "oriented"), ("segment", "outline"), ("", "oriented")])
+def test_the_task_says_what_four_corners_are(tmp_path, task, form):
+    text = "0 0.5 0.2 0.7 0.5 0.5 0.8 0.3 0.5\n" + ("0 0.1 0.1 0.5 0.1 0.5 0.5\n" if task == "obb" else "")
+    put(tmp_path, "images/a.jpg", text, label="labels/a.txt")
+    (tmp_path / "data.yaml").write_text("names: [a]\n" + (f"task: {task}\n" if task else ""))
+    found, objects = read_one(tmp_path)
+    assert found.form == form
+    assert [one.oriented for one in objects] == [form == "oriented", False][: len(objects)]
+
+
+def test_corners_of_a_turned_box_stay_outside_the_picture(tmp_path):
+    put(tmp_path, "images/a.jpg", "0 0.9 0.2 1.1 0.5 0.9 0.8 0.7 0.5\n", label="labels/a.txt")
+    _, (one,) = read_one(tmp_path)
+    assert one.polygons[0].tolist() == [pytest.approx(corner) for corner in ([54, 8], [66, 20], [54, 32], [42, 20])]
+    assert one.box.tolist() == pytest.approx([42, 8, 60, 32])
 
 
 def test_keypoints_and_what_mirrors_them(tmp_path):
@@ -343,7 +392,7 @@ def test_pictures_without_labels_are_pictures_without_objects(tmp_path):
     assert [len(one.boxes) for one in found.pictures] == [1, 0, 0]
     assert found.pictures[2].boxes.shape == (0, 4)
     assert found.pictures[2].classes.dtype == np.int64
-    assert found.warnings == ("labels: 1 of 3 pictures have no label file: taken as pictures without objects",)
+    assert found.warnings == ("labels: 1 of 3 pictures without a label file: taken as without objects",)
 
 
 def test_pictures_elsewhere_are_passed_over_when_labels_lie_beside(tmp_path):

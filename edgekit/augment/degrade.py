@@ -1,13 +1,12 @@
-"""Ops that make a picture worse, as cameras and networks do: noise, blur, compression. Alpha is never changed."""
+"""Ops that make a picture worse, as lenses and networks do: blur, few pixels, compression. Alpha is never changed."""
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import TYPE_CHECKING
 
 from edgekit.augment.op import OPS, Op
-from edgekit.augment.photometric import full_scale, on_colours
+from edgekit.augment.photometric import on_colours
 from edgekit.lazy import cv2, np
 from edgekit.spec import option
 
@@ -20,52 +19,14 @@ if TYPE_CHECKING:
 # Below this many pixels a Gaussian's neighbours weigh less than 1e-21: nothing at 16 bits.
 SHARP = 0.1
 
-BAND = 1 << 20  # values that noise is made for at a time
-
-
-@OPS.add
-class noise(Op):
-    """Add Gaussian noise, to each channel by itself.
-
-    The standard deviation, as a share of full scale, is drawn uniformly from 0 to sigma. The noise itself comes from a
-    drawn seed, so that a replay gives the same bytes: 16 bits of PCG64 a value, looked up in 65536 quantiles of the
-    normal distribution. numpy promises the raw bits of PCG64 for all its versions but not those of `standard_normal`
-    (NEP 19), and the table is seven times as fast.
-    """
-
-    sigma: float = option(0.03, help="largest standard deviation, as a share of full scale", ge=0, le=1)
-
-    def sample(self, rng: np.random.Generator, sample: Sample, partners: Sequence[Sample] = ()) -> Params:
-        """Draw the standard deviation and the seed of the noise."""
-        return {"sigma": float(rng.uniform(0.0, self.sigma)), "seed": int(rng.integers(2**32))}
-
-    def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
-        """Add, round and saturate in one pass, band after band: the noise is far larger than the picture."""
-        strength = params["sigma"] * full_scale(image)
-
-        def add(colours: np.ndarray) -> np.ndarray:
-            bits = np.random.PCG64(params["seed"])
-            depth = cv2.CV_8U if colours.dtype == np.uint8 else cv2.CV_16U
-            noisy = np.empty_like(colours)
-            rows = 4 * max(
-                1, BAND // (4 * colours[0].size)
-            )  # by fours, so that no band ends within a word of four values
-            for top in range(0, len(colours), rows):
-                band = colours[top : top + rows]
-                words = bits.random_raw(-(-band.size // 4))
-                drawn = cv2.LUT(words.view(np.uint16)[: band.size].reshape(band.shape), _normal_quantiles())
-                added = cv2.addWeighted(band, 1.0, drawn, strength, 0.0, dtype=depth)
-                noisy[top : top + rows] = added.reshape(band.shape)
-            return noisy
-
-        return on_colours(image, add)
+WIDE = 3.5  # pixels; a disc of a larger radius is drawn on a smaller picture
 
 
 @OPS.add
 class blur(Op):
-    """Blur, as a lens out of focus does.
+    """Blur with a Gaussian.
 
-    A Gaussian whose standard deviation in pixels is drawn uniformly from 0 to sigma.
+    Its standard deviation in pixels is drawn uniformly from 0 to sigma.
     """
 
     sigma: float = option(1.0, help="largest standard deviation, in pixels", ge=0, le=50)
@@ -101,6 +62,108 @@ class motionblur(Op):
 
 
 @OPS.add
+class defocus(Op):
+    """Blur as a lens out of focus does.
+
+    Every point becomes a disc, whose radius in pixels is drawn uniformly from 0 to radius. Large discs
+    are laid over a picture made smaller by a whole number, with a radius that makes up for the blur of the way there
+    and back (equal variance).
+    """
+
+    radius: float = option(3.0, help="largest radius, in pixels", ge=0, le=50)
+
+    def sample(self, rng: np.random.Generator, sample: Sample, partners: Sequence[Sample] = ()) -> Params:
+        """Draw the radius."""
+        return {"radius": float(rng.uniform(0.0, self.radius))}
+
+    def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
+        """Convolve with the disc."""
+        radius = params["radius"]
+        factor = max(1, math.ceil(radius / WIDE))
+        if factor == 1:
+            return on_colours(image, lambda colours: cv2.filter2D(colours, -1, _disc(radius)))
+        # A disc has a variance of radius^2 / 4 an axis, averaging (factor^2 - 1) / 12, linear growing twice that.
+        small = math.sqrt(radius**2 - (factor**2 - 1)) / factor
+
+        def change(colours: np.ndarray) -> np.ndarray:
+            height, width = colours.shape[:2]
+            shrunk = cv2.resize(colours, (-(-width // factor), -(-height // factor)), interpolation=cv2.INTER_AREA)
+            return cv2.resize(cv2.filter2D(shrunk, -1, _disc(small)), (width, height), interpolation=cv2.INTER_LINEAR)
+
+        return on_colours(image, change)
+
+
+@OPS.add
+class zoomblur(Op):
+    """Blur towards the edges, as a camera that zooms does.
+
+    The mean of zooms about the centre, from 1 - a/2 to 1 + a/2 with a drawn uniformly from 0 to amount, so that what is
+    labelled stays in its place. The mean of 2^k zooms takes k + 1 steps: each averages the picture with itself zoomed
+    twice as far as in the step before.
+    """
+
+    amount: float = option(0.1, help="largest range of the zoom factor", ge=0, le=1)
+
+    def sample(self, rng: np.random.Generator, sample: Sample, partners: Sequence[Sample] = ()) -> Params:
+        """Draw the range of the zoom factor."""
+        return {"amount": float(rng.uniform(0.0, self.amount))}
+
+    def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
+        """Average."""
+        amount, (height, width) = params["amount"], image.shape[:2]
+        # Zooms a pixel apart at the corners are as good as all.
+        steps = min(5, math.ceil(math.log2(max(1.0, amount * math.hypot(width, height) / 2))))
+        if steps == 0:
+            return image
+        apart = math.log((1 + amount / 2) / (1 - amount / 2)) / 2**steps
+
+        def zoom(colours: np.ndarray, logarithm: float) -> np.ndarray:
+            factor = math.exp(logarithm)
+            x, y = (1 - factor) * (width - 1) / 2, (1 - factor) * (height - 1) / 2
+            matrix = np.array([[factor, 0.0, x], [0.0, factor, y]])
+            zoomed: np.ndarray = cv2.warpAffine(colours, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+            return zoomed
+
+        def change(colours: np.ndarray) -> np.ndarray:
+            colours = zoom(colours, -apart * (2**steps - 1) / 2)
+            for step in range(steps):
+                colours = cv2.addWeighted(colours, 0.5, zoom(colours, apart * 2**step), 0.5, 0.0)
+            return colours
+
+        return on_colours(image, change)
+
+
+@OPS.add
+class downscale(Op):
+    """Lose detail: make smaller, and large again.
+
+    Width and height are divided by a factor drawn uniformly from 1 to factor; shrinking averages over the area, growing
+    is bilinear or repeats the pixels.
+    """
+
+    factor: float = option(3.0, help="largest factor", ge=1, le=32)
+    back: str = option("smooth", help="how it is made large again", choices=("smooth", "blocks"))
+
+    def sample(self, rng: np.random.Generator, sample: Sample, partners: Sequence[Sample] = ()) -> Params:
+        """Draw the factor."""
+        return {"factor": float(rng.uniform(1.0, self.factor))}
+
+    def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
+        """Resize twice."""
+        height, width = image.shape[:2]
+        small = (max(1, round(width / params["factor"])), max(1, round(height / params["factor"])))
+        if small == (width, height):
+            return image
+        way = cv2.INTER_LINEAR if self.back == "smooth" else cv2.INTER_NEAREST_EXACT
+
+        def change(colours: np.ndarray) -> np.ndarray:
+            shrunk = cv2.resize(colours, small, interpolation=cv2.INTER_AREA)
+            return cv2.resize(shrunk, (width, height), interpolation=way)
+
+        return on_colours(image, change)
+
+
+@OPS.add
 class jpeg(Op):
     """Compress as JPEG and unpack again.
 
@@ -128,15 +191,6 @@ class jpeg(Op):
         return on_colours(image, recode)
 
 
-@functools.cache
-def _normal_quantiles() -> np.ndarray:
-    """Give the middles of 65536 equally likely slices of the normal distribution."""
-    from statistics import NormalDist  # here, because it is slow to import and rarely wanted
-
-    inverse = NormalDist().inv_cdf
-    return np.array([inverse((slice + 0.5) / 65536) for slice in range(65536)], np.float32)
-
-
 def _line(length: float, degrees: float) -> np.ndarray:
     """Draw a line through the middle of a kernel: points along it, each shared among the four pixels round it."""
     reach = (length - 1.0) / 2.0
@@ -154,3 +208,15 @@ def _line(length: float, degrees: float) -> np.ndarray:
     # The last row and column only caught points of weight 0; without them the middle is the middle.
     shares: np.ndarray = kernel[:-1, :-1] / along.size
     return shares
+
+
+def _disc(radius: float) -> np.ndarray:
+    """Draw a disc: each pixel has the share of its 8x8 points that lie in it; the middle has all when none do."""
+    reach = math.ceil(radius - 0.5) if radius > 0.5 else 0
+    axis = (np.arange((2 * reach + 1) * 8) + 0.5) / 8 - (reach + 0.5)
+    inside = (axis[:, None] ** 2 + axis[None, :] ** 2 <= radius**2).astype(np.float64)
+    shares = inside.reshape(2 * reach + 1, 8, 2 * reach + 1, 8).sum(axis=(1, 3))
+    if not shares.any():
+        shares[reach, reach] = 1.0
+    kernel: np.ndarray = shares / shares.sum()
+    return kernel

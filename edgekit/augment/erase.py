@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from edgekit.augment.op import OPS, Op
+from edgekit.augment.draws import new_seed
+from edgekit.augment.op import OPS, Op, probability
 from edgekit.augment.photometric import full_scale
 from edgekit.lazy import np
 from edgekit.spec import option
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
     from edgekit.augment.op import Params
     from edgekit.data.sample import Sample
+
+LEAST = 0.02  # the smallest area that random-erasing covers, as a share of the picture's
+TRIES = 10  # rectangles that it draws until one fits
+GREYS = {"black": 0.0, "gray": 0.5, "white": 1.0}
 
 
 @OPS.add
@@ -54,3 +59,105 @@ class cutout(Op):
             x = math.floor(place_x * (width - side + 1))
             y = math.floor(place_y * (height - side + 1))
             yield slice(y, y + side), slice(x, x + side)
+
+
+@OPS.add
+class random_erasing(Op):
+    """Cover a random rectangle with noise.
+
+    Its area is drawn uniformly from 0.02 (from area, when that is less) to area times the picture's, the logarithm of
+    its aspect ratio uniformly between those of ratio and 1 / ratio, and its place from all inside the frame (Zhong et
+    al. 2017, arXiv 1708.04896). Rectangles that do not fit are drawn again, TRIES times in all, then cut.
+    """
+
+    area: float = option(0.33, help="largest area, as a share of the picture's", ge=0, le=1)
+    ratio: float = option(0.3, help="narrowest aspect ratio; the widest is its inverse", ge=0.05, le=1)
+    fill: str = option("noise", help="what it is covered with", choices=("noise", "black", "gray", "white"))
+    p: float = probability(0.5)
+
+    def sample(self, rng: np.random.Generator, sample: Sample, partners: Sequence[Sample] = ()) -> Params:
+        """Draw the sides in pixels, the place as a share of the room there is, and the seed of the noise."""
+        (width, height), limit = sample.size, math.log(1 / self.ratio)
+        for _ in range(TRIES):
+            area = rng.uniform(min(LEAST, self.area), self.area) * width * height
+            shape = math.exp(rng.uniform(-limit, limit))
+            wide, tall = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+            if wide <= width and tall <= height:
+                break
+        size = {"width": min(wide, width), "height": min(tall, height)}
+        return size | {"x": float(rng.random()), "y": float(rng.random()), "seed": new_seed(rng)}
+
+    def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
+        """Fill the rectangle."""
+        erased, full = image.copy(), full_scale(image)
+        place = self._place(params, (image.shape[1], image.shape[0]))
+        colours = erased[place][..., :3]
+        if self.fill == "noise":
+            colours[:] = _noise(params["seed"], colours.shape, image.dtype)
+        else:
+            colours[:] = round(full * GREYS[self.fill])
+        return erased
+
+    def covered(self, params: Params, size: tuple[int, int]) -> np.ndarray:
+        """Give the rectangle."""
+        hidden = np.zeros(size[::-1], np.bool_)
+        hidden[self._place(params, size)] = True
+        return hidden
+
+    def _place(self, params: Params, size: tuple[int, int]) -> tuple[slice, slice]:
+        x = math.floor(params["x"] * (size[0] - params["width"] + 1))
+        y = math.floor(params["y"] * (size[1] - params["height"] + 1))
+        return slice(y, y + params["height"]), slice(x, x + params["width"])
+
+
+@OPS.add
+class grid_mask(Op):
+    """Cover the picture with a grid of squares.
+
+    The grid's unit is drawn uniformly from unit to 1 times the shorter side, and its offsets uniformly; in each unit a
+    square of hole times its side is covered (Chen et al. 2020, arXiv 2001.04086, where 1 - hole is r).
+    """
+
+    hole: float = option(0.4, help="side of the squares, as a share of the grid's unit", ge=0, le=0.9)
+    unit: float = option(0.4, help="smallest unit, as a share of the shorter side", ge=0.02, le=1)
+    fill: float = option(0.0, help="grey of the squares; 0 is black, 1 is white", ge=0, le=1)
+
+    def sample(self, rng: np.random.Generator, sample: Sample, partners: Sequence[Sample] = ()) -> Params:
+        """Draw the unit as a share of the shorter side, and both offsets as shares of the unit."""
+        unit = float(rng.uniform(self.unit, 1.0))
+        return {"unit": unit, "x": float(rng.random()), "y": float(rng.random())}
+
+    def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
+        """Fill the squares."""
+        masked = image.copy()
+        for square in self._squares(params, (image.shape[1], image.shape[0])):
+            masked[(*square, slice(3))] = round(self.fill * full_scale(image))
+        return masked
+
+    def covered(self, params: Params, size: tuple[int, int]) -> np.ndarray:
+        """Give the squares."""
+        hidden = np.zeros(size[::-1], np.bool_)
+        for square in self._squares(params, size):
+            hidden[square] = True
+        return hidden
+
+    def _squares(self, params: Params, size: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+        unit = max(1, round(params["unit"] * min(size)))
+        side = round(self.hole * unit)
+        columns, rows = (
+            [
+                slice(max(0, start), max(0, start + side))
+                for start in range(math.floor(share * unit) - unit, length, unit)
+            ]
+            for share, length in zip((params["x"], params["y"]), size, strict=True)
+        )
+        for row in rows:
+            for column in columns:
+                yield row, column
+
+
+def _noise(seed: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Give uniform values over the whole range of a type: the raw bits of PCG64."""
+    count = math.prod(shape)
+    words = np.random.PCG64(seed).random_raw(-(-count * dtype.itemsize // 8))
+    return words.view(dtype)[:count].reshape(shape)

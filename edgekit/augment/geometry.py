@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.augment.op import OPS, Op, probability
 from edgekit.augment.warp import BORDERS
-from edgekit.errors import EdgekitError
 from edgekit.lazy import cv2, np
 from edgekit.spec import option
 
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 
     Size = tuple[int, int]
     Moved = tuple[np.ndarray, Size]
-
-# The longest side that resize makes: no format but TIFF holds more.
-MAX_SIDE = 65535
 
 
 def border_field() -> Any:
@@ -86,6 +82,20 @@ class rot90(Op):
 
 
 @OPS.add
+class transpose(Op):
+    """Swap rows and columns.
+
+    The mirror at the main diagonal: width and height are swapped, and pixels are copied, never interpolated.
+    """
+
+    p: float = probability(0.5)
+
+    def matrix(self, params: Params, size: Size) -> Moved:
+        """Swap x and y."""
+        return np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), size[::-1]
+
+
+@OPS.add
 class rotate(Op):
     """Turn by a random angle about the centre.
 
@@ -106,30 +116,6 @@ class rotate(Op):
         angle = math.radians(params["degrees"])
         cos, sin = math.cos(angle), math.sin(angle)
         return _about_centre([[cos, -sin], [sin, cos]], size), size
-
-
-@OPS.add
-class crop(Op):
-    """Cut out a random window with the picture's aspect ratio.
-
-    The sides of the window are a factor, drawn uniformly from keep to 1, of the picture's, rounded to whole pixels (at
-    least one); its place is drawn uniformly. Pixels are copied, never interpolated; the output is smaller.
-    """
-
-    keep: float = option(0.8, help="smallest part of each side that is kept", ge=0.05, le=1)
-
-    def sample(self, rng: np.random.Generator, sample: Sample, partners: Sequence[Sample] = ()) -> Params:
-        """Draw the factor, and the place as a share of the room there is."""
-        factor = float(rng.uniform(self.keep, 1.0))
-        return {"factor": factor, "x": float(rng.random()), "y": float(rng.random())}
-
-    def matrix(self, params: Params, size: Size) -> Moved:
-        """Move the window's corner to the origin."""
-        width, height = (max(1, round(params["factor"] * side)) for side in size)
-        # floor(share * (n + 1)) makes all n + 1 places equally likely.
-        x = math.floor(params["x"] * (size[0] - width + 1))
-        y = math.floor(params["y"] * (size[1] - height + 1))
-        return _translation(-x, -y), (width, height)
 
 
 @OPS.add
@@ -170,7 +156,7 @@ class translate(Op):
 
     def matrix(self, params: Params, size: Size) -> Moved:
         """Translate by whole pixels."""
-        return _translation(round(params["x"] * size[0]), round(params["y"] * size[1])), size
+        return translation(round(params["x"] * size[0]), round(params["y"] * size[1])), size
 
 
 @OPS.add
@@ -225,63 +211,12 @@ class perspective(Op):
         return pixels @ shares @ np.linalg.inv(pixels), size
 
 
-@OPS.add
-class pad(Op):
-    """Add a border on all four sides.
-
-    The left and right borders are share of the width, the others share of the height, in whole pixels; nothing is
-    drawn. The output is larger.
-    """
-
-    share: float = option(0.1, help="border, as a share of width and height", ge=0, le=1)
-    border: str = border_field()
-    fill: float = fill_field()
-
-    def matrix(self, params: Params, size: Size) -> Moved:
-        """Move by the border."""
-        x, y = round(self.share * size[0]), round(self.share * size[1])
-        return _translation(x, y), (size[0] + 2 * x, size[1] + 2 * y)
-
-
-@OPS.add
-class resize(Op):
-    """Change the size in pixels.
-
-    mode `squash` stretches to size x height (height 0 is size), `short` and `long` keep the aspect ratio and make the
-    shorter or the longer side size. Shrinking averages over the area, so it does not alias; growing is bilinear.
-    """
-
-    size: int = option(224, help="width, or the side that mode names, in pixels", ge=1, le=16384)
-    height: int = option(0, help="height for mode=squash; 0 is the same as size", ge=0, le=16384)
-    mode: str = option("squash", help="stretch, or the side that becomes size", choices=("squash", "short", "long"))
-
-    def __post_init__(self) -> None:
-        if self.height and self.mode != "squash":
-            raise EdgekitError(
-                f"resize: height={self.height} with mode={self.mode}, which keeps the aspect ratio",
-                "leave height out, or use mode=squash",
-            )
-
-    def matrix(self, params: Params, size: Size) -> Moved:
-        """Scale each axis by exactly output / source."""
-        if self.mode == "squash":
-            width, height = self.size, self.height or self.size
-        else:
-            side = min(size) if self.mode == "short" else max(size)
-            width, height = (max(1, round(length * self.size / side)) for length in size)
-        if max(width, height) > MAX_SIDE:
-            raise EdgekitError(
-                f"resize: {size[0]}x{size[1]} would become {width}x{height}; the limit is {MAX_SIDE} a side",
-                "use mode=long or mode=squash",
-            )
-        return np.diag([width / size[0], height / size[1], 1.0]), (width, height)
-
-
 def _either_way(rng: np.random.Generator, limit: float) -> float:
     return float(rng.uniform(-limit, limit))
 
 
-def _translation(x: float, y: float) -> np.ndarray:
+def translation(x: float, y: float) -> np.ndarray:
+    """Give the matrix that moves by (x, y)."""
     return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
 
 
@@ -289,5 +224,5 @@ def _about_centre(linear: list[list[float]], size: Size) -> np.ndarray:
     x, y = size[0] / 2, size[1] / 2
     matrix = np.eye(3)
     matrix[:2, :2] = linear
-    centred: np.ndarray = _translation(x, y) @ matrix @ _translation(-x, -y)
+    centred: np.ndarray = translation(x, y) @ matrix @ translation(-x, -y)
     return centred

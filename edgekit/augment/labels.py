@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from edgekit.augment import outline
+from edgekit.data import outline
 from edgekit.errors import EdgekitError
 from edgekit.lazy import np
 
@@ -107,12 +107,13 @@ class Applied:
 class Move:
     """A move as labels see it.
 
-    size: of the output, (width, height). outline: maps a polygon to its visible parts, not clipped. points: maps Nx2.
+    size: of the output, (width, height). source: of the input. outline: maps a polygon to its visible parts, not clipped. points: maps Nx2.
     region: moves an HxW bool to the nearest pixel, False outside. matrix: when one 3x3 says it all. aligned: axes stay
     axes. rigid: right angles stay right angles. mirrored: left and right are swapped.
     """
 
     size: Size
+    source: Size
     outline: Callable[[np.ndarray], tuple[np.ndarray, ...]]
     points: Callable[[np.ndarray], np.ndarray]
     region: Callable[[np.ndarray], np.ndarray]
@@ -160,8 +161,9 @@ def _move(one: Object, step: Move, rules: Rules) -> tuple[Object | None, float, 
     parts = tuple(part for polygon in one.polygons for part in step.outline(polygon))
     region = None if one.region is None else step.region(one.region)
     box, span = _whole_box(one, parts, step, rules)
-    share = _share_inside(one, parts, box, step)
-    cut = tuple(piece for part in parts for piece in _inside(part, share >= 1, step.size))
+    share = _share_inside(one, _shown(one, parts, step), box, step)
+    upright = one.oriented and share >= 1 and step.rigid  # its corners may lie outside, as they may in the source
+    cut = parts if upright else tuple(piece for part in parts for piece in _inside(part, share >= 1, step.size))
     seen = None if region is None else outline.hull_of_pixels(region)
     if share <= 0 or (region is not None and seen is None) or (one.polygons and not cut):
         return None, 0.0, ""
@@ -170,7 +172,7 @@ def _move(one: Object, step: Move, rules: Rules) -> tuple[Object | None, float, 
             box = outline.hull(cut)
         elif seen is not None:
             box = seen
-    if one.oriented and cut and not (share >= 1 and step.rigid):
+    if one.oriented and cut and not upright:
         cut = (_rectangle(one, cut, step),)
     keypoints, gone = _move_keypoints(one, step, rules)
     moved = replace(
@@ -181,8 +183,18 @@ def _move(one: Object, step: Move, rules: Rules) -> tuple[Object | None, float, 
         keypoints=keypoints,
         span=span if share >= 1 else None,  # of a clipped box, the box says what is there
         visible=one.visible * share,
+        extent=one.extent * share,
     )
     return moved, share, f"{gone} keypoint{'s' if gone > 1 else ''} outside" if gone else ""
+
+
+def _shown(one: Object, parts: tuple[np.ndarray, ...], step: Move) -> tuple[np.ndarray, ...]:
+    """Give what of the moved `parts` the source shows: a turned box may reach beyond it, and no move has cut that."""
+    corners = np.concatenate(one.polygons) if one.oriented else np.zeros((0, 2))
+    if ((corners >= -_EDGE) & (corners <= np.array(step.source, np.float64) + _EDGE)).all():
+        return parts
+    shown = [piece for polygon in one.polygons for piece in outline.clip(polygon, step.source)]
+    return tuple(part for piece in shown for part in step.outline(piece))
 
 
 def _inside(polygon: np.ndarray, whole: bool, size: Size) -> tuple[np.ndarray, ...]:
@@ -307,7 +319,7 @@ def footprint(one: Object, size: Size) -> np.ndarray:
     """Give the pixels that an object takes, HxW bool: its region, else its polygons, else its box."""
     if one.region is not None:
         return one.region
-    return outline.rasterise(one.polygons or (outline.corners(one.box),), size)
+    return outline.paint(one.polygons or (outline.corners(one.box),), size)
 
 
 def cover(objects: Sequence[Object], covered: np.ndarray, rules: Rules, *, trim: bool) -> Outcome:
@@ -346,7 +358,8 @@ def _cover(one: Object, covered: np.ndarray, trim: bool) -> tuple[Object | None,
     outlined = bool(one.polygons) or one.region is not None
     # Pixels are coarser than the box, which says better where the object ends on the sides that are not covered.
     box = _tighter(one.box, outline.hull_of_pixels(pixels), seen)
-    return replace(one, box=box, polygons=(), region=left if outlined else None, span=None), share, remark
+    extent, region = one.extent * share, left if outlined else None
+    return replace(one, box=box, polygons=(), region=region, span=None, extent=extent), share, remark
 
 
 def _tighter(box: np.ndarray, before: np.ndarray | None, after: np.ndarray | None) -> np.ndarray:

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from edgekit.augment import labels, outline, warp
+from edgekit.augment import labels, warp
 from edgekit.augment.labels import Applied, Change
 from edgekit.augment.op import OPS, Op
 from edgekit.augment.partners import conform, conform_mask, fit
+from edgekit.data import outline
 from edgekit.lazy import cv2, np
 from edgekit.spec import option
 

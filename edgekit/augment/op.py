@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekit.augment.labels import USUAL, Applied, Rules
@@ -20,10 +21,16 @@ if TYPE_CHECKING:
 OPS: Registry[Op] = Registry(
     "op",
     "edgekit.augment.geometry",
+    "edgekit.augment.framing",
+    "edgekit.augment.deform",
     "edgekit.augment.photometric",
+    "edgekit.augment.color",
+    "edgekit.augment.noise",
     "edgekit.augment.degrade",
+    "edgekit.augment.weather",
     "edgekit.augment.erase",
     "edgekit.augment.mix",
+    "edgekit.augment.policy",
 )
 
 
@@ -37,11 +44,15 @@ class Op(Spec):
     """One augmentation: pure, without files, clock, environment or global randomness.
 
     `sample` draws; its result is plain JSON, so that a manifest row is enough to replay. Then an op has `matrix`
-    (geometry: `warp.py` moves image and labels by it), `pixels` (the image alone changes, its size does not; `covered`
-    says what can no longer be seen) or `mix` (with `partners`: as many other pictures take part).
+    or `field` (geometry: `warp.py` moves image and labels by it), `pixels` (the image alone changes, its size does not;
+    `table` when each value does by itself; `covered` says what can no longer be seen), `mix` (with `partners`: as many
+    other pictures take part) or `members` (it chooses other ops, and is what they do).
+
+    looks: what it draws depends on the labels, not only on the size and the type of the picture.
     """
 
     partners: ClassVar[int] = 0
+    looks: ClassVar[bool] = False
 
     p: float = probability(1.0)
 
@@ -53,6 +64,25 @@ class Op(Spec):
         """Give the 3x3 matrix source -> output (continuous pixel coordinates) and the output (width, height).
 
         None when the op is not geometric.
+        """
+        return None
+
+    def field(self, params: Params, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Give the place (x, y) in the source that the centre of each output pixel shows, both HxW, same size.
+
+        In continuous pixel coordinates, as `warp.move_by_field` takes them; as large as the picture. None when the op
+        does not bend.
+        """
+        return None
+
+    def members(self, params: Params) -> Sequence[tuple[Op, Params]] | None:
+        """Give the ops that were chosen, each with its own draw, in order; None when the op is not made of others."""
+        return None
+
+    def table(self, params: Params, full: int) -> np.ndarray | None:
+        """Give what becomes of each value 0..full, in the type of the image: all that `pixels` does to colours.
+
+        None when there is no such table.
         """
         return None
 
@@ -74,23 +104,38 @@ def apply(op: Op, params: Params, sample: Sample, partners: Sequence[Sample] = (
 
     Raises EdgekitError when there are not as many.
     """
-    from dataclasses import replace
-
     from edgekit.augment import labels, warp
 
     if op.partners:
         require_partners(op, partners)
         return op.mix(params, sample, partners, rules)
+    members = op.members(params)
+    if members is not None:
+        return in_turn(members, sample, rules)
+    border, fill = getattr(op, "border", "reflect"), getattr(op, "fill", 0.0)
     moved = op.matrix(params, sample.size)
     if moved is not None:
-        border, fill = getattr(op, "border", "reflect"), getattr(op, "fill", 0.0)
         return warp.move(sample, *moved, border=border, fill=fill, rules=rules)
+    maps = op.field(params, sample.size)
+    if maps is not None:
+        folds = getattr(op, "folds", False)
+        return warp.move_by_field(sample, *maps, border=border, fill=fill, folds=folds, rules=rules)
     made = replace(sample, image=op.pixels(sample.image, params))
     covered = op.covered(params, sample.size) if sample.objects else None
     if covered is None:
         return Applied(made, tuple(range(len(sample.objects))))
     hidden = labels.cover(sample.objects, covered, rules, trim=False)
     return Applied(replace(made, objects=hidden.objects), hidden.kept, hidden.changes)
+
+
+def in_turn(members: Sequence[tuple[Op, Params]], sample: Sample, rules: Rules = USUAL) -> Applied:
+    """Apply ops one after the other; positions count through the objects of the first one's input."""
+    whole = Applied(sample, tuple(range(len(sample.objects))))
+    for op, params in members:
+        one = apply(op, params, whole.sample, rules=rules)
+        changes = tuple(replace(change, index=whole.kept[change.index]) for change in one.changes)
+        whole = Applied(one.sample, tuple(whole.kept[index] for index in one.kept), whole.changes + changes)
+    return whole
 
 
 def require_partners(op: Op, partners: Sequence[Sample]) -> None:

@@ -1,8 +1,8 @@
-"""Ops that change colours but move nothing; alpha is never changed, and grey pictures stay grey.
+"""Ops that change how bright things are but move nothing; alpha is never changed, and grey pictures stay grey.
 
-Ops on single values are one lookup table (`table`), whatever they compute; ops on colours are one 3x3 matrix; ops on
-luma add its change to all three channels, which keeps the colour differences Cr and Cb as they were (the round trip
-through YCrCb does the same with two roundings more). Luma is Rec. 601: 0.299 R + 0.587 G + 0.114 B.
+Ops on single values are one lookup table (`table`), whatever they compute; ops on luma add its change to all three
+channels, which keeps the colour differences Cr and Cb as they were (the round trip through YCrCb does the same with two
+roundings more). Luma is Rec. 601.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from edgekit.augment.op import Params
     from edgekit.data.sample import Sample
-
-LUMA = (0.299, 0.587, 0.114)
 
 
 def full_scale(image: np.ndarray) -> int:
@@ -53,11 +51,11 @@ class brightness(Op):
 
     def sample(self, rng: np.random.Generator, sample: Sample, partners: Sequence[Sample] = ()) -> Params:
         """Draw the factor; above 1 is brighter."""
-        return {"factor": _factor(rng, self.amount)}
+        return {"factor": factor(rng, self.amount)}
 
     def table(self, params: Params, full: int) -> np.ndarray:
         """Multiply."""
-        return _table(params["factor"] * _levels(full), full)
+        return as_table(params["factor"] * levels(full), full)
 
     def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
         """Look the values up."""
@@ -76,55 +74,15 @@ class contrast(Op):
 
     def sample(self, rng: np.random.Generator, sample: Sample, partners: Sequence[Sample] = ()) -> Params:
         """Draw the factor; above 1 is more contrast."""
-        return {"factor": _factor(rng, self.amount)}
+        return {"factor": factor(rng, self.amount)}
 
     def table(self, params: Params, full: int) -> np.ndarray:
         """Stretch about the middle."""
-        return _table((_levels(full) - full / 2) * params["factor"] + full / 2, full)
+        return as_table((levels(full) - full / 2) * params["factor"] + full / 2, full)
 
     def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
         """Look the values up."""
         return lookup(image, self.table(params, full_scale(image)))
-
-
-@OPS.add
-class saturation(Op):
-    """Make colours stronger or weaker.
-
-    The distance of each colour from its own luma is multiplied by a factor drawn uniformly from 1 - amount to
-    1 + amount; 0 is grey. Grey pictures stay as they are.
-    """
-
-    amount: float = option(0.3, help="largest change of the factor, up or down", ge=0, le=1)
-
-    def sample(self, rng: np.random.Generator, sample: Sample, partners: Sequence[Sample] = ()) -> Params:
-        """Draw the factor; above 1 is more colour."""
-        return {"factor": _factor(rng, self.amount)}
-
-    def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
-        """Blend with luma."""
-        return _mix_channels(image, _saturation_matrix(params["factor"]))
-
-
-@OPS.add
-class hue(Op):
-    """Shift all hues round the colour circle.
-
-    The angle is drawn uniformly from -degrees to degrees, so degrees itself is not negative. It rotates the chroma
-    plane of YUV (the same as that of YIQ; SVG 1.1 `feColorMatrix type="hueRotate"`, with Rec. 601 luma), which keeps
-    luma where HSV's hue would not, and is one matrix; angles in HSV differ from it by some degrees. Colours that leave
-    the gamut are clipped. Grey pictures stay as they are.
-    """
-
-    degrees: float = option(10.0, help="largest shift either way; the sign is drawn", ge=0, le=180)
-
-    def sample(self, rng: np.random.Generator, sample: Sample, partners: Sequence[Sample] = ()) -> Params:
-        """Draw the angle; positive is from red to yellow to green."""
-        return {"degrees": float(rng.uniform(-self.degrees, self.degrees))}
-
-    def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
-        """Rotate chroma."""
-        return _mix_channels(image, _hue_matrix(params["degrees"]))
 
 
 @OPS.add
@@ -144,25 +102,11 @@ class gamma(Op):
 
     def table(self, params: Params, full: int) -> np.ndarray:
         """Raise to the exponent."""
-        return _table(full * (_levels(full) / full) ** params["exponent"], full)
+        return as_table(full * (levels(full) / full) ** params["exponent"], full)
 
     def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
         """Look the values up."""
         return lookup(image, self.table(params, full_scale(image)))
-
-
-@OPS.add
-class grayscale(Op):
-    """Take the colour away; RGB stays three channels.
-
-    Each pixel becomes its Rec. 601 luma.
-    """
-
-    p: float = probability(0.2)
-
-    def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
-        """Replace by luma."""
-        return _mix_channels(image, _saturation_matrix(0.0))
 
 
 @OPS.add
@@ -173,7 +117,7 @@ class invert(Op):
 
     def table(self, params: Params, full: int) -> np.ndarray:
         """Subtract from white."""
-        return _table(full - _levels(full), full)
+        return as_table(full - levels(full), full)
 
     def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
         """Look the values up."""
@@ -193,6 +137,56 @@ class equalize(Op):
     def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
         """Equalize luma."""
         return _on_luma(image, _equalized)
+
+
+@OPS.add
+class autocontrast(Op):
+    """Stretch each channel over the whole range.
+
+    The darkest value of a channel becomes black and its brightest white (as `PIL.ImageOps.autocontrast`, but rounded,
+    not cut off). Channels of one value stay.
+    """
+
+    p: float = probability(0.5)
+
+    def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
+        """Look the values up, in a table a channel."""
+        full = full_scale(image)
+        before = levels(full)
+
+        def stretch(colours: np.ndarray) -> np.ndarray:
+            stretched = []
+            for channel in cv2.split(colours):
+                low, high = (float(value) for value in cv2.minMaxLoc(channel)[:2])
+                table = as_table((before - low) * (full / (high - low)), full) if high > low else None
+                stretched.append(channel if table is None else cv2.LUT(channel, table))
+            merged: np.ndarray = cv2.merge(stretched)
+            return merged
+
+        return on_colours(image, stretch)
+
+
+@OPS.add
+class sharpen(Op):
+    """Sharpen edges and fine detail.
+
+    The distance of each pixel from the mean of its 3x3 neighbours (itself weighted 5) is multiplied by a factor drawn
+    uniformly from 1 to 1 + amount (as `PIL.ImageEnhance.Sharpness`, but at the edges of the picture too).
+    """
+
+    amount: float = option(1.0, help="largest factor is 1 + this", ge=0, le=10)
+
+    def sample(self, rng: np.random.Generator, sample: Sample, partners: Sequence[Sample] = ()) -> Params:
+        """Draw the factor; below 1 would blur."""
+        return {"factor": 1.0 + float(rng.uniform(0.0, self.amount))}
+
+    def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
+        """Convolve once with both parts of the blend."""
+        kernel = np.ones((3, 3))
+        kernel[1, 1] = 5.0
+        kernel *= (1.0 - params["factor"]) / kernel.sum()
+        kernel[1, 1] += params["factor"]
+        return on_colours(image, lambda colours: cv2.filter2D(colours, -1, kernel))
 
 
 @OPS.add
@@ -240,7 +234,7 @@ class posterize(Op):
     def table(self, params: Params, full: int) -> np.ndarray:
         """Clear the lower bits."""
         dropped = full.bit_length() - params["bits"]
-        return _table(np.arange(full + 1) >> dropped << dropped, full)
+        return as_table(np.arange(full + 1) >> dropped << dropped, full)
 
     def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
         """Look the values up."""
@@ -263,47 +257,28 @@ class solarize(Op):
 
     def table(self, params: Params, full: int) -> np.ndarray:
         """Subtract bright values from white."""
-        levels = _levels(full)
-        return _table(np.where(levels > params["threshold"] * full, full - levels, levels), full)
+        before = levels(full)
+        return as_table(np.where(before > params["threshold"] * full, full - before, before), full)
 
     def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
         """Look the values up."""
         return lookup(image, self.table(params, full_scale(image)))
 
 
-def _factor(rng: np.random.Generator, amount: float) -> float:
+def factor(rng: np.random.Generator, amount: float) -> float:
+    """Draw a factor, uniform from 1 - amount to 1 + amount."""
     return 1.0 + float(rng.uniform(-amount, amount))
 
 
-def _levels(full: int) -> np.ndarray:
+def levels(full: int) -> np.ndarray:
+    """Give every value that a channel can have, float64."""
     return np.arange(full + 1, dtype=np.float64)
 
 
-def _table(values: np.ndarray, full: int) -> np.ndarray:
+def as_table(values: np.ndarray, full: int) -> np.ndarray:
+    """Round and saturate what becomes of each level, in the type of the image."""
     rounded: np.ndarray = np.clip(np.rint(values), 0, full)
     return rounded.astype(np.uint8 if full == 255 else np.uint16)
-
-
-def _saturation_matrix(factor: float) -> np.ndarray:
-    weights: np.ndarray = factor * np.eye(3) + (1.0 - factor) * np.array([LUMA] * 3)
-    return weights
-
-
-def _hue_matrix(degrees: float) -> np.ndarray:
-    """Rotate U and V: to YUV (U = 0.492 (B - Y), V = 0.877 (R - Y)), turn, and back."""
-    y = np.array(LUMA)
-    yuv = np.stack([y, 0.492111 * (np.eye(3)[2] - y), 0.877283 * (np.eye(3)[0] - y)])
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    turn = np.array([[1.0, 0.0, 0.0], [0.0, cos, -sin], [0.0, sin, cos]])
-    weights: np.ndarray = np.linalg.inv(yuv) @ turn @ yuv
-    return weights
-
-
-def _mix_channels(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Multiply each RGB colour by a 3x3 matrix; grey pictures, which have no colour to mix, stay."""
-    if image.shape[2] == 1:
-        return image
-    return on_colours(image, lambda colours: cv2.transform(colours, matrix))
 
 
 def _on_luma(image: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -331,5 +306,5 @@ def _equalized(luma: np.ndarray) -> np.ndarray:
     darkest = below[np.flatnonzero(counts)[0]]
     if darkest == luma.size:  # one value only: there is nothing to spread
         return luma
-    spread: np.ndarray = cv2.LUT(luma, _table(full * (below - darkest) / (luma.size - darkest), full))
+    spread: np.ndarray = cv2.LUT(luma, as_table(full * (below - darkest) / (luma.size - darkest), full))
     return spread

@@ -6,7 +6,8 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from edgekit.augment import partners
 from edgekit.data import dataset, images, splits
 from edgekit.data.folder import read
 from edgekit.data.headers import Unreadable, read_header
-from edgekit.data.masks import Mask
+from edgekit.data.masks import PICTURES, Mask
 from edgekit.data.sample import Object, Sample
 from edgekit.data.writer import Output, Writer, Written, schema_of, writer
 from edgekit.errors import EdgekitError
@@ -30,7 +31,14 @@ if TYPE_CHECKING:
     from edgekit.data.images import Picture
     from edgekit.data.mend import Mended
 
+Used = dict[str, list[list[str]]]  # by variant, the key and the mark of every partner that was tried
+
 AUTO = "auto"
+CHOICES = ("group_by", "split", "balance")  # what the stamp says of `arrange`
+# Layouts whose label files are called as their pictures, without the suffix.
+STEMMED = ("yolo", "voc", "masks")
+# Layouts whose splits are told by folders, and the folders of pictures that those are put in.
+HOMES: Mapping[str, tuple[str, ...]] = {"yolo": ("images",), "masks": PICTURES, "none": ()}
 SPARE = 8  # partners chosen beyond those needed, for those that turn out to be unreadable
 
 
@@ -39,12 +47,20 @@ class Plan:
     """The pictures of a run, in the order of their keys.
 
     known: what is known about them; None for pictures alone and class folders, which go out as they lie. kind: the
-    layout that is written.
+    layout that is written. frame: what coordinates were said to be of.
+
+    Of `arrange`: dealt: the splits were made here, so that folders are to tell them. numbers: the variants of each
+    picture, when they differ. choices: what the stamp says of all that. leaks: pictures that two splits share.
     """
 
     listing: Listing
     known: Dataset | None = None
     kind: str = "none"
+    frame: str = AUTO
+    dealt: bool = False
+    numbers: Mapping[str, int] | None = None
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    leaks: tuple[Mapping[str, str], ...] = ()
 
     @cached_property
     def sources(self) -> tuple[Source, ...]:
@@ -70,10 +86,34 @@ class Plan:
 
     def place(self, key: str) -> str:
         """Give the path of a picture in the output."""
+        return self._renamed.get(key) or self._place(key)
+
+    @cached_property
+    def _renamed(self) -> Mapping[str, str]:
+        """Pictures that would share a label file with another of their name, a.png with a.jpg: called a-png.png."""
+        if self.writer is None or self.kind not in STEMMED:
+            return {}
+        places = {source.key: self._place(source.key) for source in self.sources}
+        stems = {_stem(place) for place in places.values()}
+        taken: set[str] = set()
+        renamed = {}
+        for key, place in places.items():
+            stem = _stem(place)
+            suffix = place.removeprefix(stem)
+            if stem in taken:
+                stem += f"-{suffix[1:]}"
+                while stem in stems or stem in taken:
+                    stem += "_"
+                renamed[key] = stem + suffix
+            taken.add(stem)
+        return renamed
+
+    def _place(self, key: str) -> str:
         if self.writer is None:
             return key
         entry = self.entries[key]
-        return self.writer.place(key, entry.split, entry.label)
+        place = self.writer.place(key, entry.split, entry.label)
+        return splits.below(place, entry.split, HOMES[self.kind]) if self.dealt and self.kind in HOMES else place
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -93,15 +133,29 @@ class Plan:
 
     def is_augmented(self, key: str) -> bool:
         """Tell whether variants of a picture are made: of a set with splits, only of train, else of what is in none."""
-        if self.known is None or not is_split(self.known):
+        if self.known is None or not self._is_split:
             return True
         split = self.entries[key].split
         return split == splits.TRAIN or (split is None and splits.TRAIN not in self.known.splits)
 
     @cached_property
+    def _is_split(self) -> bool:
+        return self.known is not None and is_split(self.known)
+
+    @cached_property
     def augmented(self) -> tuple[Source, ...]:
         """The pictures of which variants are made, and that are mixed with one another."""
         return tuple(source for source in self.sources if self.is_augmented(source.key))
+
+    def copies(self, key: str, recipe: Recipe) -> int:
+        """Give how many variants are made of a picture."""
+        if not self.is_augmented(key):
+            return 0
+        return recipe.copies if self.numbers is None else self.numbers.get(key, 0)
+
+    def variants(self, recipe: Recipe) -> int:
+        """Give how many variants are made in all."""
+        return sum(self.copies(source.key, recipe) for source in self.augmented)
 
     @cached_property
     def _by_key(self) -> Mapping[str, Source]:
@@ -140,26 +194,41 @@ class Plan:
     def load(self, source: Source, recipe: Recipe) -> Sample:
         """Read a picture and its labels; raises EdgekitError or OSError when it cannot be read."""
         data = read(source, recipe.max_bytes)
+        return self._sample(source, data, self.labels(source, data), recipe)
+
+    def _sample(self, source: Source, data: bytes, labels: Labels | None, recipe: Recipe) -> Sample:
         picture = images.decode(data, recipe.max_pixels)
-        labels = self.labels(source, data)
         return Sample(source.key, picture.pixels, source.label) if labels is None else labels.subject(picture).sample
 
-    def partners(self, recipe: Recipe, key: str) -> Partners | None:
-        """Give what finds the partners of a picture's variants, among the pictures that are augmented."""
+    def candidates(self, recipe: Recipe, key: str, number: int, count: int) -> list[str]:
+        """Name the pictures that are tried, in this order, as the `count` partners of a picture's variant."""
+        keys, hashed = self._keys
+        spare = min(SPARE, max(0, len(keys) - 1 - count))
+        return partners.choose(keys, recipe.seed, key, number, count + spare, hashed)
+
+    def partners(self, recipe: Recipe, key: str, used: Used | None = None) -> Partners | None:
+        """Give what finds the partners of a picture's variants, among the pictures that are augmented.
+
+        used: takes in what was tried, by variant: keys and `mark`s.
+        """
         if not recipe.partners:
             return None
 
         def found(number: int, count: int) -> list[Sample]:
-            keys, hashed = self._keys
-            spare = min(SPARE, max(0, len(keys) - 1 - count))
             samples: list[Sample] = []
-            for name in partners.choose(keys, recipe.seed, key, number, count + spare, hashed):
+            tried: list[list[str]] = []
+            for name in self.candidates(recipe, key, number, count):
                 if len(samples) == count:
                     break
-                try:
-                    samples.append(self.load(self._by_key[name], recipe))
-                except (EdgekitError, OSError):  # it will be a rejected row of its own
-                    continue
+                source, digests = self._by_key[name], ("", "")
+                with suppress(EdgekitError, OSError):  # an unreadable one will be a rejected row of its own
+                    data = read(source, recipe.max_bytes)
+                    labels = self.labels(source, data)
+                    digests = files.sha256(data), "" if labels is None else labels.digest
+                    samples.append(self._sample(source, data, labels, recipe))
+                tried.append([name, mark(*digests)])
+            if used is not None:
+                used[str(number)] = tried
             return samples
 
         return found
@@ -171,7 +240,8 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Give what the stamp of a run says of labels."""
         assert self.known is not None
-        return {"from": self.known.kind, "to": self.kind, "mended": [str(note) for note in self.mended]}
+        frame = {} if self.frame == AUTO else {"frame": self.frame}
+        return {"from": self.known.kind, "to": self.kind, **frame, "mended": [str(note) for note in self.mended]}
 
     @cached_property
     def digest(self) -> str:
@@ -180,8 +250,17 @@ class Plan:
             return ""
         known = self.known
         said = [known.kind, known.names, known.splits, known.keypoint_shape, known.keypoint_names, known.flip_index]
+        said.append(known.form)
         text = json.dumps([*said, known.about, [str(note) for note in known.mended]], sort_keys=True, default=_plain)
         return files.sha256(text.encode())
+
+    @cached_property
+    def schema_digest(self) -> str:
+        """The digest of what the labels of every picture are read and written by."""
+        if self.known is None:
+            return ""
+        said = [self.known.kind, self.known.form, self.kind, asdict(replace(schema_of(self.known), about={}))]
+        return files.sha256(json.dumps(said, sort_keys=True, default=_plain).encode())
 
     def check(self) -> None:
         """Raise EdgekitError when two pictures would be one in the output."""
@@ -196,17 +275,29 @@ class Plan:
                 )
 
 
-def plan(listing: Listing, kind: str = AUTO, frame: str = AUTO, to: str | None = None) -> Plan:
+def plan(listing: Listing, kind: str = AUTO, frame: str = AUTO, to: str | None = None, *, keep: bool = False) -> Plan:
     """Recognise and read the labels of a folder of pictures; kind, to: of `dataset.KINDS`.
 
-    Raises EdgekitError when there are no labels of the kind that was asked for, or when two pictures would be one.
+    keep: keep what is known of pictures that go out as they lie, too. Raises EdgekitError when there are no labels of
+    the kind that was asked for, or when two pictures would be one.
     """
     known = dataset.read(listing, None if kind == AUTO else kind, frame)
-    if known.kind in ("folder", "none") and to in (None, known.kind) and not is_split(known):
+    if known.kind in ("folder", "none") and to in (None, known.kind) and not is_split(known) and not keep:
         return Plan(listing)
-    made = Plan(listing, known, to or known.kind)
+    made = Plan(listing, known, to or known.kind, frame)
     made.check()
     return made
+
+
+def mark(sha256: str, labels: str) -> str:
+    """Shorten the digests of a picture and of its labels; both are empty for one that cannot be read."""
+    return files.sha256(f"{sha256}{labels}".encode())[:32]
+
+
+def _stem(place: str) -> str:
+    """Give a path without its suffix, as `Writer.label` does."""
+    folder, slash, name = place.rpartition("/")
+    return folder + slash + (name.rpartition(".")[0] or name)
 
 
 def is_split(known: Dataset) -> bool:
@@ -240,7 +331,7 @@ class Labels:
             return ""
         digest = hashlib.sha256()
         notes = [str(note) for note in self.labelled.mended]
-        said = [entry.split, entry.label, dict(entry.extra), notes]
+        said = [entry.split, entry.label, dict(entry.extra), notes, *([entry.group] if entry.group else [])]
         digest.update(json.dumps(said, sort_keys=True, default=_plain).encode())
         for one in self.labelled.objects:
             digest.update(_content(one))
@@ -258,7 +349,7 @@ class Labels:
         mask, more = self.entry.read_mask(picture.header)
         values = None if mask is None else _values(mask)
         entry = self.entry
-        sample = Sample(entry.key, picture.pixels, entry.label, mask=values, split=entry.split, objects=objects)
+        sample = Sample(entry.key, picture.pixels, entry.label, values, entry.group, entry.split, objects)
         return Subject(self, sample, mask, (*notes, *more))
 
 

@@ -13,11 +13,11 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from edgekit import files
 from edgekit.augment.variants import Output, Recipe, outputs, variant_name
@@ -27,7 +27,7 @@ from edgekit.data.headers import read_header
 from edgekit.errors import EdgekitError
 
 if TYPE_CHECKING:
-    from edgekit.augment.plan import Labels, Plan
+    from edgekit.augment.plan import Labels, Plan, Used
 
 CHUNK_BYTES = 1 << 20  # sources go out in chunks of about this size: small pictures must not cost a trip each
 CHUNK_SOURCES = 64
@@ -49,6 +49,24 @@ class Done:
     entries: tuple[dict[str, Any], ...] = ()  # what the labels' writer has to take in
     mended: int = 0
     passed: bool = False
+    used: Used = field(default_factory=dict)  # the partners that were tried
+
+
+Answer = TypeVar("Answer")
+Given = TypeVar("Given", covariant=True)
+
+
+class Task(Protocol[Given]):
+    """What is done with every source, in a process that may die of it."""
+
+    def process(self, source: Source) -> Given:
+        """Do it."""
+
+    def forget(self, source: Source) -> None:
+        """Take back what a process that died may have left of it."""
+
+    def died(self, source: Source) -> Given:
+        """Give the answer for a source that kills every process."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +88,12 @@ class Job:
             return Done(source.key, "", rejected=error.message)
         digest, marks = files.sha256(data), ""
         made: list[Output] = []
+        used: Used = {}
         written = left_out = 0
         try:
             labels = self._labels(source, data)
             marks = "" if labels is None else labels.digest
-            for output in self._outputs(source, data, labels):
+            for output in self._outputs(source, data, labels, used):
                 if output is None:
                     left_out += 1
                     continue
@@ -90,16 +109,22 @@ class Job:
         entries = tuple(output.entry for output in made if output.entry is not None)
         mended = max((output.mended for output in made), default=0)
         passed = labels is not None and not labels.augmented
-        return Done(source.key, digest, rows, written, left_out, None, marks, entries, mended, passed)
+        return Done(source.key, digest, rows, written, left_out, None, marks, entries, mended, passed, used)
 
     def _labels(self, source: Source, data: bytes) -> Labels | None:
         return None if self.plan is None else self.plan.labels(source, data)
 
-    def _outputs(self, source: Source, data: bytes, labels: Labels | None) -> Iterator[Output | None]:
+    def _outputs(
+        self, source: Source, data: bytes, labels: Labels | None, used: Used | None = None
+    ) -> Iterator[Output | None]:
         plan = self.plan
-        partners = None if plan is None else plan.partners(self.recipe, source.key)
+        recipe = replace(self.recipe, copies=self._copies(source))
+        partners = None if plan is None else plan.partners(recipe, source.key, used)
         whole = plan is not None and source.key in plan.twins
-        yield from outputs(self.recipe, source.key, source.label, data, self.keys, labels, partners, whole=whole)
+        yield from outputs(recipe, source.key, source.label, data, self.keys, labels, partners, whole=whole)
+
+    def _copies(self, source: Source) -> int:
+        return self.recipe.copies if self.plan is None else self.plan.copies(source.key, self.recipe)
 
     def digest(self, source: Source) -> tuple[str, str]:
         """Give the digests of a source and of its labels; nothing for one that cannot be read."""
@@ -109,6 +134,27 @@ class Job:
             return "", ""
         labels = self._labels(source, data)
         return files.sha256(data), "" if labels is None else labels.digest
+
+    def died(self, source: Source) -> Done:
+        """Reject a source that kills every process."""
+        digest, labels = self.digest(source)
+        reason = "its process died: a decoder crashed, or no memory was left"
+        return Done(source.key, digest, rejected=reason, labels=labels)
+
+    def values(self, source: Source) -> dict[str, Any]:
+        """Give what the plan says of a source and its outputs depend on; it survives JSON."""
+        key, plan = source.key, self.plan
+        copies = self._copies(source)
+        if plan is None or plan.known is None:
+            return {"place": key, "copies": copies}
+        values = {"place": plan.place(key), "copies": copies, "split": plan.entries[key].split}
+        return values | {"augmented": plan.is_augmented(key), "whole": key in plan.twins}
+
+    def name(self, source: Source, row: Mapping[str, Any]) -> str:
+        """Name the output of a row as it would be called now."""
+        values, suffix = self.values(source), PurePosixPath(row["file_name"]).suffix
+        place, whole = values["place"], values.get("whole", False)
+        return variant_name(place, row["variant"], suffix, self.keys, whole=whole) if row["variant"] else str(place)
 
     def _write(self, output: Output, source: Source) -> None:
         if self.stage is None:
@@ -135,7 +181,7 @@ class Job:
             place, whole = source.key, False
             if self.plan is not None:
                 place, whole = self.plan.place(source.key), source.key in self.plan.twins
-            numbers = range(1, self.recipe.copies + 1)
+            numbers = range(1, self._copies(source) + 1)
             names = {variant_name(place, n, s, self.keys, whole=whole) for n in numbers for s in suffixes} | {place}
             if self.plan is not None:
                 names |= {path for name in names for path in self.plan.label_files(source.key, name)}
@@ -152,35 +198,35 @@ def _reason(error: Exception) -> str:
     return error.message if isinstance(error, EdgekitError) else f"{type(error).__name__}: {error}".split("\n", 1)[0]
 
 
-def process(sources: Sequence[Source], job: Job, workers: int) -> Generator[Done]:
+def process(sources: Sequence[Source], task: Task[Answer], workers: int) -> Generator[Answer]:
     """Process the sources with `workers` processes (0: one a core), yielding in their order."""
     workers = workers or available_cores()
     chunks = list(_chunks(sources, workers))
-    with _Crew(job, chunks, min(workers, len(chunks))) as crew:
+    with _Crew(task, chunks, min(workers, len(chunks))) as crew:
         for number in range(len(chunks)):
             yield from crew.result(number)
 
 
-class _Crew:
+class _Crew(Generic[Answer]):
     """Worker processes and the chunks they are at. One that dies is replaced, and its chunk is done one by one.
 
     Not concurrent.futures: its processes share one line back, and when one is killed while it speaks, all wait forever.
     """
 
-    def __init__(self, job: Job, chunks: Sequence[Sequence[Source]], workers: int) -> None:
-        self._job, self._chunks = job, chunks
-        self._workers = [_Worker(job) for _ in range(workers)]
-        self._finished: dict[int, list[Done]] = {}
+    def __init__(self, task: Task[Answer], chunks: Sequence[Sequence[Source]], workers: int) -> None:
+        self._task, self._chunks = task, chunks
+        self._workers = [_Worker(task) for _ in range(workers)]
+        self._finished: dict[int, list[Answer]] = {}
         self._next = 0
 
-    def __enter__(self) -> _Crew:
+    def __enter__(self) -> _Crew[Answer]:
         return self
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
             worker.end()
 
-    def result(self, number: int) -> list[Done]:
+    def result(self, number: int) -> list[Answer]:
         """Give what became of a chunk, keeping the workers at the ones that follow."""
         until = min(len(self._chunks), number + AHEAD * len(self._workers))
         self._hand_out(until)
@@ -198,7 +244,7 @@ class _Crew:
                 worker.give(self._chunks[self._next])
                 self._next += 1
 
-    def _collect(self, worker: _Worker) -> None:
+    def _collect(self, worker: _Worker[Answer]) -> None:
         number = worker.number
         assert number is not None
         try:
@@ -206,38 +252,36 @@ class _Crew:
             worker.number = None
         except DIED:
             worker.end()
-            self._workers[self._workers.index(worker)] = _Worker(self._job)
-            self._finished[number] = [_alone(source, self._job) for source in self._chunks[number]]
+            self._workers[self._workers.index(worker)] = _Worker(self._task)
+            self._finished[number] = [_alone(source, self._task) for source in self._chunks[number]]
 
 
-def _alone(source: Source, job: Job) -> Done:
+def _alone(source: Source, task: Task[Answer]) -> Answer:
     """Process one source in a process of its own, which may die."""
     for _ in range(TRIES):
-        worker = _Worker(job)
+        worker = _Worker(task)
         try:
             worker.give([source])
             return worker.take()[0]
         except DIED:
-            job.forget(source)
+            task.forget(source)
         finally:
             worker.end()
-    reason = "its process died: a decoder crashed, or no memory was left"
-    digest, labels = job.digest(source)
-    return Done(source.key, digest, rejected=reason, labels=labels)
+    return task.died(source)
 
 
 DIED = (EOFError, OSError)  # what the line to a process that died answers
 
 
-class _Worker:
+class _Worker(Generic[Answer]):
     """A process, and a line to it that nobody else holds: whenever it dies, and at whatever, the line breaks."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, task: Task[Answer]) -> None:
         # Fork where it is safe and cheap; the parent holds no threads of OpenCV or BLAS at this point.
         context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         self.number: int | None = None  # the chunk it is at
         self.line, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(job, theirs, os.getpid()), daemon=True)
+        self._process = context.Process(target=_work, args=(task, theirs, os.getpid()), daemon=True)
         with _without_interrupts():
             self._process.start()
         theirs.close()
@@ -247,9 +291,9 @@ class _Worker:
         with contextlib.suppress(OSError):
             self.line.send(chunk)
 
-    def take(self) -> list[Done]:
+    def take(self) -> list[Answer]:
         """Wait for what became of the chunk; raise what the run ends with, or one of DIED."""
-        answer: list[Done] | EdgekitError = self.line.recv()
+        answer: list[Answer] | EdgekitError = self.line.recv()
         if isinstance(answer, EdgekitError):
             raise answer
         return answer
@@ -261,7 +305,7 @@ class _Worker:
         self.line.close()
 
 
-def _work(job: Job, line: Connection, parent: int) -> None:
+def _work(task: Task[Answer], line: Connection, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
@@ -274,7 +318,7 @@ def _work(job: Job, line: Connection, parent: int) -> None:
         while True:
             chunk = line.recv()
             try:
-                line.send([job.process(source) for source in chunk])
+                line.send([task.process(source) for source in chunk])
             except EdgekitError as error:
                 line.send(error)
 

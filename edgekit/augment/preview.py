@@ -104,4 +104,5 @@ def _caption(op: dict[str, Any]) -> str:
     numbers = [
         f"{value:.3g}" for key, value in op["params"].items() if isinstance(value, (int, float)) and key != "seed"
     ]
-    return " ".join([op["name"], *numbers])
+    chosen = [row["name"] for row in op["params"].get("ops", ())]  # by a policy
+    return " ".join([op["name"], *numbers, *chosen])

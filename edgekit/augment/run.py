@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field, replace
+from math import ceil
 from pathlib import Path
 from typing import Any, TextIO
 
 from edgekit import __version__, files
-from edgekit.augment import pool
-from edgekit.augment.plan import Plan
+from edgekit.augment import journal, pool
+from edgekit.augment.plan import CHOICES, Plan
 from edgekit.augment.variants import Recipe
 from edgekit.data import manifest
 from edgekit.errors import EdgekitError
@@ -21,6 +22,8 @@ from edgekit.lazy import cv2, np
 
 SCHEMA = "edgekit.augment/1"
 Progress = Callable[[int, int], None]
+Say = Callable[[str], None]
+LEAKS = 100  # that the stamp lists
 
 
 @dataclass
@@ -38,11 +41,12 @@ class Counts:
     bytes: int = 0
     passed: int = 0  # pictures of splits that are not augmented
     mended: int = 0  # labels that were put right or set aside
+    leaks: int = 0  # pictures of one split that are in another too
 
     def to_dict(self, plan: Plan) -> dict[str, int]:
         """Give the plain values; those of labels only when there are some."""
-        plain = asdict(self)
-        return plain if plan.known is not None else {k: v for k, v in plain.items() if k not in ("passed", "mended")}
+        bare = ("passed", "mended", "leaks") if plan.known is None else ()
+        return {key: value for key, value in asdict(self).items() if key not in bare}
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,13 @@ class Result:
     strict: bool = False
     first_rejected: str = ""
     classes: dict[str, int] = field(default_factory=dict)
+    resumed: int = 0  # sources that an interrupted run had done
+    reused: int = 0  # pictures taken over from the output that was replaced
 
     @property
     def exit_code(self) -> int:
-        """0, or 1 when --strict met pictures that could not be used, or labels that had to be mended."""
-        return 1 if self.strict and (self.counts.rejected or self.counts.mended) else 0
+        """0, or 1 when --strict met pictures that could not be used, labels that had to be mended, or leaks."""
+        return 1 if self.strict and (self.counts.rejected or self.counts.mended or self.counts.leaks) else 0
 
     def to_dict(self) -> dict[str, Any]:
         """Give the versioned document that --json prints."""
@@ -75,8 +81,11 @@ class Result:
             "out": self.out,
             "recipe": self.recipe.to_dict(),
             **({} if self.plan.known is None else {"labels": self.plan.to_dict()}),
+            **arranged(self.plan),
             "counts": self.counts.to_dict(self.plan),
             "classes": self.classes,
+            "resumed": self.resumed,
+            "reused": self.reused,
             "seconds": round(self.seconds, 3),
             "exit_code": self.exit_code,
         }
@@ -134,7 +143,7 @@ def refuse_existing(out: Path, *, force: bool) -> None:
 
 def _strangers(out: Path) -> Iterator[Path]:
     """Find the files in `out` that no row of its manifest names."""
-    ours = {files.STAMP, manifest.MANIFEST, manifest.REJECTED}
+    ours = {files.STAMP, *manifest.RECORDS}
     with suppress(OSError, ValueError, TypeError, KeyError):
         for row in manifest.rows(out / manifest.MANIFEST):
             ours |= {name for name, _ in manifest.outputs(row)}
@@ -151,30 +160,41 @@ def stamp(recipe: Recipe, inputs: str, counts: Counts, plan: Plan) -> dict[str, 
     """Make `run.json`: effective recipe, versions, input digest and counts; no clock, so that two runs are equal."""
     # The modules' own versions: two distributions carry OpenCV. When its import fails, that is found here.
     versions = {"edgekit": __version__, "opencv": cv2.__version__, "numpy": np.__version__}
+    versions["cpu"] = cv2.getCPUFeaturesLine()  # OpenCV's kernels for them may differ in the last bit
     return {
         "schema": SCHEMA,
         "generator": files.MADE_BY,
         "recipe": recipe.to_dict(),
         "versions": versions,
-        "inputs": {"sha256": inputs},
+        "inputs": {"sha256": inputs, "schema": plan.schema_digest},
         "counts": counts.to_dict(plan),
         **({} if plan.known is None else {"labels": plan.to_dict()}),
+        **arranged(plan),
     }
+
+
+def arranged(plan: Plan) -> dict[str, Any]:
+    """Give what the stamp says of splits, groups and balance, and the first leaks; nothing when there are none."""
+    return {**plan.choices, **({"leaks": list(plan.leaks[:LEAKS])} if plan.leaks else {})}
 
 
 def up_to_date(plan: Plan, out: Path, recipe: Recipe) -> Tally | None:
     """Count an identical finished run in `out`, judged by inputs, settings, versions and its own files; else None."""
     rows = 0
     try:
-        old = json.loads((out / files.STAMP).read_bytes())
-        new = stamp(recipe, "", Counts(), plan)
-        if any(old.get(key) != new.get(key) for key in ("schema", "recipe", "versions")):
+        old, new = json.loads((out / files.STAMP).read_bytes()), stamp(recipe, "", Counts(), plan)
+        if not manifest.is_sealed(old):
+            return None
+        old["versions"].pop("cpu"), new["versions"].pop("cpu")  # an output is not stale on another machine
+        if any(old.get(key) != new.get(key) for key in ("schema", "recipe", "versions", *CHOICES)):
             return None
         layouts = [one.get("labels", {}).get(key) for one in (old, new) for key in ("from", "to")]
         tally = Tally(Counts(**old["counts"]))
-        if layouts[:2] != layouts[2:] or old["inputs"]["sha256"] != _input_digest(plan, recipe):
+        if layouts[:2] != layouts[2:] or tally.counts.sources != len(plan.sources):
             return None
-        expected = manifest.closing(old)
+        if old["inputs"]["sha256"] != _input_digest(plan, recipe):
+            return None
+        expected = [*manifest.closing(old), *old["files"].items()]
         for row in manifest.rows(out / manifest.MANIFEST):
             if not _intact(out, manifest.outputs(row)):
                 return None
@@ -189,7 +209,26 @@ def up_to_date(plan: Plan, out: Path, recipe: Recipe) -> Tally | None:
 
 
 def _intact(out: Path, expected: list[tuple[str, str]]) -> bool:
-    return all(files.sha256((out / name).read_bytes()) == digest for name, digest in expected)
+    return all(files.digest(out / name) == digest for name, digest in expected)
+
+
+def _identity(stamp: Mapping[str, Any]) -> Any:
+    """Give what a stamp says of everything that outputs depend on, but for their sources."""
+    layouts = [stamp.get("labels", {}).get(key) for key in ("from", "to")]
+    said = [stamp["schema"], stamp["recipe"], stamp["versions"], layouts, stamp["inputs"]["schema"]]
+    return json.loads(json.dumps(said))
+
+
+def _earlier(out: Path, identity: Any, say: Say) -> list[journal.Past]:
+    """Give what can be taken over of an older output; nothing when it is none, or one of another recipe."""
+    if not (out / files.STAMP).exists():
+        return []
+    found = journal.of_output(out)
+    if found is not None and _identity(found[1]) == identity:
+        return [found[0]]
+    other = "it was made with another recipe, other classes or other versions"
+    say(f"{out}: {'its records were edited' if found is None else other}, so everything is made anew")
+    return []
 
 
 def _input_digest(plan: Plan, recipe: Recipe) -> str:
@@ -210,32 +249,46 @@ def run(
     workers: int = 0,
     strict: bool = False,
     force: bool = False,
+    if_changed: bool = False,
     progress: Progress | None = None,
+    say: Say = lambda _: None,
 ) -> Result:
     """Write the expanded dataset of `plan` to `out`, staged and renamed at the end.
 
     Memory does not grow with the number of pictures, but for a row of labels each; the bytes written do not depend on
-    the number of workers. Raises EdgekitError when nothing could be used, when the disk is full, when two pictures need
-    one label file, or when `out` cannot be written or, without `force`, exists.
+    the number of workers, nor on what is taken over: from the stage of a run that was interrupted and, with
+    `if_changed`, from `out`. Raises EdgekitError when nothing could be used, when the disk is full, when two pictures
+    need one label file, or when `out` cannot be written or, without `force` or `if_changed`, exists.
     """
     started = time.monotonic()
     listing = plan.listing
     counts = Counts(sources=len(plan.sources), other_files=listing.others, other_folders=listing.folders)
-    counts.mended = sum(note.count for note in plan.mended)
+    counts.mended, counts.leaks = sum(note.count for note in plan.mended), len(plan.leaks)
     tally = Tally(counts)
-    with files.staged_folder(out, lambda: refuse_existing(out, force=force)) as stage:
+    replaces = force or if_changed
+    with files.resumable_folder(out, lambda: refuse_existing(out, force=replaces), journal.JOURNALS) as stage:
         job = pool.Job(recipe, stage, plan.names, plan)
+        identity = _identity(stamp(recipe, "", counts, plan))
+        before = journal.of_stage(stage, identity)
+        if before is None:
+            files.sweep(stage, lambda _: False)
+        pasts = [*([before] if before is not None else []), *(_earlier(out, identity, say) if if_changed else [])]
         digest = manifest.InputDigest()
         if plan.known is not None:
             digest.add("", plan.digest)
         with ExitStack() as open_files:
             made = open_files.enter_context((stage / manifest.MANIFEST).open("w", encoding="ascii"))
             rejected = open_files.enter_context((stage / manifest.REJECTED).open("w", encoding="ascii"))
-            finished = open_files.enter_context(closing(pool.process(plan.sources, job, workers)))
-            for number, done in enumerate(finished, 1):
+            facts = open_files.enter_context((stage / manifest.SOURCES).open("w", encoding="ascii"))
+            work = journal.process(job, plan.sources, pasts, identity, workers, say, progress)
+            finished = open_files.enter_context(closing(work))
+            for number, (done, past) in enumerate(finished, 1):
                 digest.add(done.key, done.sha256 + done.labels)
                 _write_rows(done, made, rejected)
+                facts.write(journal.line(done, job.values(plan.sources[number - 1]), len(done.rows)))
                 tally.add(done)
+                tally.resumed += past is not None and past is before
+                tally.reused += len(done.rows) if past is not None and past is not before else 0
                 if plan.writer is not None:
                     for entry in done.entries:
                         plan.writer.take(entry)
@@ -245,12 +298,10 @@ def run(
         values = stamp(recipe, digest.hexdigest(), tally.counts, plan)
         if plan.writer is not None:
             values["labels"]["files"] = _close(plan.writer.close(), stage)
-        files.write(stage / files.STAMP, manifest.document(values))
+        files.write(stage / files.STAMP, manifest.document(manifest.sealed(values, stage)))
     seconds = time.monotonic() - started
-    first = tally.first_rejected
-    return Result(
-        str(listing.root), str(out), plan, recipe, tally.counts, seconds, "written", strict, first, tally.classes
-    )
+    made_of = tally.first_rejected, tally.classes, tally.resumed, tally.reused
+    return Result(str(listing.root), str(out), plan, recipe, tally.counts, seconds, "written", strict, *made_of)
 
 
 def _close(made: Sequence[tuple[str, bytes]], stage: Path) -> list[dict[str, str]]:
@@ -276,6 +327,8 @@ class Tally:
     counts: Counts
     classes: dict[str, int] = field(default_factory=dict)
     first_rejected: str = ""
+    resumed: int = 0
+    reused: int = 0
 
     def add(self, done: pool.Done) -> None:
         """Count one finished source."""
@@ -333,8 +386,9 @@ def estimate(plan: Plan, recipe: Recipe, workers: int) -> Estimate:
     """Make a few sources, spread over the folder, without writing, and extrapolate by their sizes in bytes."""
     sources = plan.augmented
     count = min(SAMPLED, len(sources))
-    few = replace(recipe, originals=False, copies=min(recipe.copies, FEW))
-    job = pool.Job(few, None, plan.names, plan)
+    each = plan.variants(recipe) / max(1, len(sources))
+    few = replace(recipe, originals=False, copies=min(ceil(each), FEW))
+    job = pool.Job(few, None, plan.names, replace(plan, numbers=None))
     done: list[pool.Done] = []
     read = 0
     started = time.monotonic()
@@ -346,7 +400,7 @@ def estimate(plan: Plan, recipe: Recipe, workers: int) -> Estimate:
     seconds = time.monotonic() - started
     total = sum(source.bytes for source in sources)
     passed = sum(source.bytes for source in plan.sources) - total
-    scale, more = total / max(1, read), recipe.copies / max(1, few.copies)
+    scale, more = total / max(1, read), each / max(1, few.copies)
     rejected = sum(d.rejected is not None for d in done)
     usable = 1 - rejected / max(1, len(done))
     made = sum(len(d.rows) for d in done) / max(1, len(done)) * more
@@ -363,7 +417,8 @@ def estimate(plan: Plan, recipe: Recipe, workers: int) -> Estimate:
 def check_space(plan: Plan, recipe: Recipe, out: Path) -> None:
     """Raise EdgekitError when about as many bytes as the sources have, times the copies, do not fit on the disk."""
     needed = sum(source.bytes for source in plan.sources) * recipe.originals
-    needed += sum(source.bytes for source in plan.augmented) * recipe.copies
+    needed += sum(source.bytes * plan.copies(source.key, recipe) for source in plan.augmented)
+    needed -= files.size(files.beside(out, "partial"))  # what an interrupted run has written, or what makes room
     free = files.free_bytes(out.parent)
     if needed > free:
         raise EdgekitError(

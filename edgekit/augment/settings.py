@@ -37,12 +37,40 @@ class augment(Spec):
     box_method: str = option(
         "ellipse", help="what of a box alone is turned", choices=("ellipse", "corners"), panel="Labels"
     )
+    split: str | None = option(
+        None, help="make splits of a set that has none: shares of train, val, test", metavar="80/10/10", panel="Splits"
+    )
+    group_by: str | None = option(
+        None,
+        help="what never falls apart: folder, a regular expression with a (group), or FILE.csv:COLUMN",
+        metavar="RULE",
+        panel="Splits",
+    )
+    balance: bool = option(False, help="raise every class to the largest one, by more variants", panel="Splits")
+    per_class: int | None = option(
+        None, help="raise every class to N pictures, instead of -n", ge=1, metavar="N", panel="Splits"
+    )
+    max_copies: int = option(
+        20, help="most variants of a picture when classes are raised", ge=1, le=9999, metavar="K", panel="Splits"
+    )
     out: str | None = option(
         None, help="folder to make; SRC-augmented beside SRC if not given", metavar="DIR", path=True
     )
+    replay: str | None = option(
+        None,
+        help="make outputs again from their rows, and compare: OUT/manifest.jsonl, or its :17, :3-10, :NAME",
+        metavar="ROWS",
+    )
     preview: str | None = option(None, help="draw a contact sheet too (PNG)", metavar="FILE", path=True)
+    follow_links: bool = option(False, help="follow links that lead outside of SRC, and enter folders that are links")
     max_pixels: int = option(100_000_000, help="refuse pictures that claim more pixels", ge=1, metavar="N")
     workers: int = option(0, help="processes; 0 is one a core", ge=0, le=1024)
     force: bool = option(False, help="replace an output that edgekit made")
+    if_changed: bool = option(False, help="replace it too, but make anew only what has changed since")
     dry_run: bool = option(False, help="say what would be written, and write nothing (but --preview)")
     strict: bool = option(False, help="exit 1 when a picture could not be used, or a label had to be mended")
+
+
+@spec
+class verify(Spec):
+    """Check that an output of augment is still what was written: every digest, row and file, and nothing else."""

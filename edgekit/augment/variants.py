@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from edgekit import files
+from edgekit.augment import fuse
 from edgekit.augment.labels import USUAL, Rules
-from edgekit.augment.op import Op, apply, require_partners
+from edgekit.augment.op import Op, require_partners
 from edgekit.data import images, manifest
 from edgekit.data.sample import Sample
 from edgekit.errors import EdgekitError
@@ -85,24 +88,70 @@ def generator(seed: int, key: str, variant: int, attempt: int) -> Generator:
     return np.random.default_rng(int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "big"))
 
 
+@dataclass(frozen=True)
+class Step:
+    """One op of a variant: its parameters, drawn or recorded, and the pictures that take part."""
+
+    op: Op
+    params: dict[str, Any]
+    partners: Sequence[Sample] = ()
+
+    def row(self) -> dict[str, Any]:
+        """Give what the manifest says of it; replaying needs no more."""
+        fields = {key: value for key, value in self.op.to_dict().items() if key != "use"}
+        row = {"name": self.op.spec_name(), "fields": fields, "params": self.params}
+        return row | ({"partners": [other.key for other in self.partners]} if self.partners else {})
+
+
+class Chain:
+    """Takes steps one after the other: the one path from a source to a variant, drawn or replayed.
+
+    rows: what the manifest says of the steps so far.
+    """
+
+    def __init__(self, source: Sample, rules: Rules) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._log = _Log(source)
+        self._pending = fuse.Pending(source, rules, self._log.add)
+
+    def seen_by(self, op: Op) -> Sample:
+        """Give the sample after the steps so far, as far as an op draws by it."""
+        return self._pending.seen_by(op)
+
+    def add(self, step: Step) -> None:
+        """Take one step; pixels may be made later."""
+        self._pending.add(step.op, step.params, step.partners)
+        self.rows.append(step.row())
+
+    def variant(self, number: int) -> Variant:
+        """Give what comes out; raises EdgekitError when an op cannot be applied."""
+        return Variant(number, self._pending.finish(), tuple(self.rows), self._log.rows())
+
+
 def draw(recipe: Recipe, source: Sample, number: int, attempt: int = 0, partners: Partners | None = None) -> Variant:
     """Draw and apply every op of the recipe once."""
+    return _drawn(recipe, source, number, attempt, partners).variant(number)
+
+
+def _drawn(recipe: Recipe, source: Sample, number: int, attempt: int, partners: Partners | None) -> Chain:
     rng = generator(recipe.seed, source.key, number, attempt)
-    sample, done, log = source, [], _Log(source)
+    chain = Chain(source, recipe.rules)
     others = _Others(recipe, number, partners)
     for op in recipe.ops:
         mine = others.next(op)
         if rng.random() >= op.p:
             continue
         given = mine()
-        params = op.sample(rng, sample, given)
-        applied = apply(op, params, sample, given, recipe.rules)
-        log.add(applied, given)
-        sample = applied.sample
-        fields = {key: value for key, value in op.to_dict().items() if key != "use"}
-        row = {"name": op.spec_name(), "fields": fields, "params": params}
-        done.append(row | ({"partners": [other.key for other in given]} if given else {}))
-    return Variant(number, sample, tuple(done), log.rows())
+        chain.add(Step(op, op.sample(rng, chain.seen_by(op), given), given))
+    return chain
+
+
+def perform(steps: Iterable[Step], source: Sample, number: int, rules: Rules) -> Variant:
+    """Apply steps that were drawn before; raises EdgekitError when an op cannot be applied."""
+    chain = Chain(source, rules)
+    for step in steps:
+        chain.add(step)
+    return chain.variant(number)
 
 
 class _Others:
@@ -158,27 +207,31 @@ def variants(recipe: Recipe, source: Sample, partners: Partners | None = None) -
 
     Raises EdgekitError when an op needs partners and there are not as many.
     """
-    seen = {_digest(source)}
+    done = {repr([])}  # the same steps need not be taken to know that they give the same pixels
+    seen: dict[tuple[Any, ...], list[Callable[[], Sample]]] = {_checksum(source): [lambda: source]}
     for number in range(1, recipe.copies + 1):
         for attempt in range(REDRAWS):
-            variant = draw(recipe, source, number, attempt, partners)
-            digest = _digest(variant.sample)
-            if digest not in seen:
-                seen.add(digest)
-                yield variant
-                break
+            chain = _drawn(recipe, source, number, attempt, partners)
+            steps = repr(chain.rows)
+            if steps in done:
+                continue
+            done.add(steps)
+            variant = chain.variant(number)
+            earlier = seen.setdefault(_checksum(variant.sample), [])
+            # Made again, rarely, rather than kept: memory does not grow with the number of variants.
+            if any(np.array_equal(made().image, variant.sample.image) for made in earlier):
+                continue
+            again = partial(draw, recipe, source, number, attempt, partners)
+            earlier.append(lambda again=again: again().sample)
+            yield variant
+            break
         else:
             yield None
 
 
-def _digest(sample: Sample) -> bytes:
-    pixels = sample.image
-    head = f"{pixels.shape}{pixels.dtype}".encode()
-    return hashlib.blake2b(
-        pixels.tobytes() if pixels.size == 0 else pixels.data.cast("B"),
-        key=hashlib.sha256(head).digest(),
-        digest_size=16,
-    ).digest()
+def _checksum(sample: Sample) -> tuple[Any, ...]:
+    """Give what equal pictures share, and others hardly ever."""
+    return sample.image.shape, sample.image.dtype, zlib.crc32(sample.image)
 
 
 def variant_name(key: str, number: int, suffix: str, keys: AbstractSet[str], *, whole: bool = False) -> str:
@@ -246,27 +299,65 @@ def outputs(
 
     A picture that is not augmented is passed through. Raises images' Unreadable when it is not a usable picture.
     """
-    digest = files.sha256(data)
-    picture = images.decode(data, recipe.max_pixels)
-    subject = None if labels is None else labels.subject(picture)
-    source = Sample(key, picture.pixels, label) if subject is None else subject.sample
-    place = key if labels is None else labels.place
     if labels is not None and not labels.augmented:
         recipe = replace(recipe, copies=0, originals=True)
-    common = {"source": key, "source_sha256": digest}
+    decoded = Decoded.read(recipe, key, label, data, labels)
+    place = key if labels is None else labels.place
     if recipe.originals:
-        row = _row(place, common, 0, source, digest, (), list(picture.warnings))
-        yield _labelled(Output(place, data, row), subject, source)
-    for variant in variants(recipe, source, partners):
+        yield decoded.original(place)
+    for variant in variants(recipe, decoded.source, partners):
         if variant is None:
             yield None
             continue
-        encoded, suffix, changed = _encode(recipe, picture, variant.sample, PurePosixPath(key).suffix)
-        name = variant_name(place, variant.number, suffix, keys, whole=whole)
-        warnings = [*picture.warnings, *([changed] if changed else [])]
-        row = _row(name, common, variant.number, variant.sample, files.sha256(encoded), variant.ops, warnings)
-        row |= _label_rows(variant)
-        yield _labelled(Output(name, encoded, row), subject, variant.sample)
+        yield decoded.output(recipe, variant, partial(variant_name, place, variant.number, keys=keys, whole=whole))
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """A source, decoded once, of which outputs are made; data: its file; subject: it with its labels, if any."""
+
+    data: bytes
+    digest: str
+    picture: images.Picture
+    source: Sample
+    subject: Subject | None
+
+    @classmethod
+    def read(cls, recipe: Recipe, key: str, label: str | None, data: bytes, labels: Labels | None) -> Decoded:
+        """Decode; raises images' Unreadable when it is not a usable picture."""
+        picture = images.decode(data, recipe.max_pixels)
+        subject = None if labels is None else labels.subject(picture)
+        source = Sample(key, picture.pixels, label) if subject is None else subject.sample
+        return cls(data, files.sha256(data), picture, source, subject)
+
+    def original(self, name: str) -> Output:
+        """Make the output that is the source itself, byte for byte."""
+        row = self._row(name, Variant(0, self.source, ()), self.digest, list(self.picture.warnings))
+        return _labelled(Output(name, self.data, row), self.subject, self.source)
+
+    def output(self, recipe: Recipe, variant: Variant, named: Callable[[str], str]) -> Output:
+        """Encode a variant; `named` gives the name of a file with a suffix."""
+        suffix = PurePosixPath(self.source.key).suffix
+        encoded, suffix, changed = _encode(recipe, self.picture, variant.sample, suffix)
+        name = named(suffix)
+        warnings = [*self.picture.warnings, *([changed] if changed else [])]
+        row = self._row(name, variant, files.sha256(encoded), warnings) | _label_rows(variant)
+        return _labelled(Output(name, encoded, row), self.subject, variant.sample)
+
+    def _row(self, name: str, variant: Variant, digest: str, warnings: list[str]) -> dict[str, Any]:
+        width, height = variant.sample.size
+        return {
+            "file_name": name,
+            "source": self.source.key,
+            "source_sha256": self.digest,
+            "variant": variant.number,
+            "label": variant.sample.label,
+            "width": width,
+            "height": height,
+            "sha256": digest,
+            "ops": list(variant.ops),
+            "warnings": warnings,
+        }
 
 
 def _labelled(output: Output, subject: Subject | None, sample: Sample) -> Output:
@@ -277,6 +368,8 @@ def _labelled(output: Output, subject: Subject | None, sample: Sample) -> Output
     row = dict(output.row)
     if sample.split is not None:
         row["split"] = sample.split
+    if sample.group is not None:
+        row["group"] = sample.group
     if written.files:
         row["label_files"] = manifest.listed(written.files)
     for name, notes in (("mended", subject.mended), ("lost", written.notes)):
@@ -299,29 +392,6 @@ def _encode(recipe: Recipe, picture: images.Picture, sample: Sample, suffix: str
             raise
         return images.encode(sample.image, "png"), ".png", f"{error.message}: PNG instead"
     return encoded, suffix, changed
-
-
-def _row(
-    name: str,
-    common: dict[str, Any],
-    number: int,
-    sample: Sample,
-    digest: str,
-    ops: tuple[dict[str, Any], ...],
-    warnings: list[str],
-) -> dict[str, Any]:
-    width, height = sample.size
-    return {
-        "file_name": name,
-        **common,
-        "variant": number,
-        "label": sample.label,
-        "width": width,
-        "height": height,
-        "sha256": digest,
-        "ops": list(ops),
-        "warnings": warnings,
-    }
 
 
 def _label_rows(variant: Variant) -> dict[str, Any]:

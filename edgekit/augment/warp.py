@@ -5,7 +5,7 @@ The matrix maps source to output in the continuous convention of `sample.py`, wh
 
 Three ways, the cheapest that is right:
 - whole-pixel moves (mirrors, quarter turns, crops, pads) copy pixels and never interpolate;
-- pure scaling is a resize, averaged over the area when it shrinks;
+- pure scaling is a resize, averaged over the area when it shrinks, cut or padded where that is in whole pixels;
 - anything else is one bilinear warp. A warp that shrinks to half or less averages first, or it would alias.
 """
 
@@ -16,10 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from edgekit.augment import labels, outline
+from edgekit.augment import labels
 from edgekit.augment.field import Field
 from edgekit.augment.labels import USUAL, Applied, Rules
-from edgekit.augment.outline import move_points
+from edgekit.data import outline
+from edgekit.data.outline import move_points
 from edgekit.errors import EdgekitError
 from edgekit.lazy import cv2, np
 
@@ -69,6 +70,32 @@ class _Aligned:
     offset: tuple[float, float]
 
 
+@dataclass(frozen=True)
+class Reach:
+    """What a move does with pixels.
+
+    aligned: axes stay axes. copied: whole pixels are copied, and nothing is interpolated. inside: it shows a window of
+    whole pixels, none of them outside the picture. whole: that window is the picture.
+    """
+
+    aligned: bool
+    copied: bool = False
+    inside: bool = False
+    whole: bool = False
+
+
+def reach(matrix: np.ndarray, source: Size, size: Size) -> Reach:
+    """Say what `move` does by `matrix` from a picture of size `source` to one of `size`, (width, height)."""
+    aligned = _align(matrix / matrix[2, 2], source)
+    window = None if aligned is None else _window(aligned, size)
+    if aligned is None or window is None:
+        return Reach(aligned is not None)
+    x, y, width, height = window
+    turned = source[::-1] if aligned.transpose else source
+    inside = min(x, y) >= 0 and x + width <= turned[0] and y + height <= turned[1]
+    return Reach(True, (width, height) == size, inside, window == (0, 0, *turned))
+
+
 def move(
     sample: Sample,
     matrix: np.ndarray,
@@ -102,6 +129,7 @@ def move(
     facing = matrix if matrix[2] @ middle > 0 else -matrix
     step = labels.Move(
         size=size,
+        source=sample.size,
         outline=lambda polygon: outline.move_polygon(polygon, facing),
         points=lambda points: move_points(points, facing),
         region=lambda region: _move_window(region, facing, size),
@@ -120,6 +148,7 @@ def move_by_field(
     *,
     border: str = "reflect",
     fill: float = 0.0,
+    folds: bool = False,
     rules: Rules = USUAL,
 ) -> Applied:
     """Move image, mask and objects by a displacement field, as `move` does by a matrix.
@@ -127,13 +156,13 @@ def move_by_field(
     map_x, map_y: HxW float, as large as the output: the place in the source that the centre of each output pixel shows,
     in continuous coordinates (the identity is column + 0.5, row + 0.5). The field has to lie near the identity: its
     displacement changes by less than a pixel from one pixel to the next, so that it neither folds nor mirrors. Edges of
-    polygons are divided before they are bent.
+    polygons are divided before they are bent. folds: it may fold after all; labels then go to the nearest pixel.
 
-    Raises EdgekitError when the field folds at a label, and when a side exceeds 32766 pixels.
+    Raises EdgekitError when the field folds at a label, unless it may, and when a side exceeds 32766 pixels.
     """
     if map_x.shape != map_y.shape:
         raise EdgekitError(f"the maps of a field differ in size: {map_x.shape} and {map_y.shape}", "make them alike")
-    field = Field(map_x, map_y)
+    field = Field(map_x, map_y, folds=folds)
     size = (int(map_x.shape[1]), int(map_x.shape[0]))
     _check_side(max(*sample.size, *size))
     to_x, to_y = (np.asarray(values - 0.5, np.float32) for values in (map_x, map_y))
@@ -145,6 +174,7 @@ def move_by_field(
 
     step = labels.Move(
         size=size,
+        source=sample.size,
         outline=lambda polygon: (field.points(outline.divided(polygon)),),
         points=field.points,
         region=lambda region: _move_region(region, pixels),
@@ -237,10 +267,14 @@ def _move_pixels(array: np.ndarray, matrix: np.ndarray, size: Size, sampling: _S
     channels = array.shape[2]
     aligned = _align(matrix, (array.shape[1], array.shape[0]))
     window = None if aligned is None else _window(aligned, size)
-    if aligned is None or window is None:
-        moved = _warp(array, matrix, size, sampling)
-    elif (window[2], window[3]) == size:
+    landing = None if aligned is None else _landing(aligned, array.shape)
+    if aligned is not None and window is not None and (window[2], window[3]) == size:
         moved = _cut(_turn(array, aligned), window, sampling)
+    elif aligned is not None and landing is not None and landing[2] * landing[3] <= size[0] * size[1]:
+        scaled = _resize(_turn(array, aligned), landing[2:], sampling).reshape(landing[3], landing[2], channels)
+        moved = _cut(scaled, (-landing[0], -landing[1], *size), sampling)
+    elif aligned is None or window is None:
+        moved = _warp(array, matrix, size, sampling)
     elif window[2] * window[3] <= 4 * array.shape[0] * array.shape[1]:
         moved = _resize(_cut(_turn(array, aligned), window, sampling), size, sampling)
     else:  # so much border that making it at full size would cost more memory than the picture is worth
@@ -271,6 +305,16 @@ def _window(aligned: _Aligned, size: Size) -> tuple[int, int, int, int] | None:
     if any(abs(edge - round(edge)) > WHOLE for edge in edges):
         return None
     x, y, width, height = (round(edge) for edge in edges)
+    return x, y, width, height
+
+
+def _landing(aligned: _Aligned, shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:
+    """Find the window (x, y, width, height) of the output that the whole source fills; None when it cuts pixels."""
+    source = shape[:2] if aligned.transpose else shape[1::-1]
+    sides = [side * scale for side, scale in zip(source, aligned.scale, strict=True)]
+    if any(abs(place - round(place)) > WHOLE for place in (*aligned.offset, *sides)) or min(sides) < 1 - WHOLE:
+        return None
+    x, y, width, height = (round(place) for place in (*aligned.offset, *sides))
     return x, y, width, height
 
 

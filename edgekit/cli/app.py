@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 import signal
 import sys
-import tempfile
 import time
 import traceback
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from typer._click import exceptions as usage
 from typer.core import TyperGroup
 
 from edgekit import __version__
-from edgekit.augment.op import OPS
-from edgekit.augment.settings import augment
-from edgekit.bench.settings import bench, inspect
-from edgekit.cli import listing
 from edgekit.cli.console import Console, failure
-from edgekit.cli.signature import OrderedCommand, Typed, command
-from edgekit.compress.method import STEPS
-from edgekit.compress.settings import compress
-from edgekit.errors import EdgekitError
-from edgekit.spec import nearest
+from edgekit.errors import EdgekitError, StoppedError
+from edgekit.words import printable
+
+if TYPE_CHECKING:
+    from edgekit.cli.signature import Typed
 
 INTERRUPTED = 130
+NOTHING_KEPT = EdgekitError("interrupted; nothing was kept")
 EPILOG = "exit codes: 0 done; 1 ran and the answer is no; 2 could not run; 3 a bug; 130 interrupted"
 
 AUGMENT_EXAMPLES = """
@@ -39,6 +38,8 @@ Examples:
   edgekit augment ./imgs --flip --rotate 15
 
   edgekit augment ./imgs --flip --op "rotate 10 p=0.5 border=constant" -n 8 --out ./more
+
+  edgekit augment --replay imgs-augmented/manifest.jsonl:17
 """
 
 COMPRESS_EXAMPLES = """
@@ -66,6 +67,8 @@ Examples:
   edgekit inspect model.onnx
 
   edgekit inspect model.onnx --top 50 --json
+
+  edgekit inspect ./imgs --preview sheet.png
 """
 
 
@@ -76,17 +79,28 @@ def _version(wanted: bool) -> None:
 
 
 class Group(TyperGroup):
-    """The top level: commands in the order of their use."""
+    """The top level: it knows what its commands are called, and makes the one that is asked for."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Keep the order in which they were added."""
-        return list(self.commands)
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """Find the command by its name; only then load what it can be told, which takes time."""
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, _whole(name, self.rich_markup_mode) if name is not None and found is not None else None, rest
 
 
 def _run_augment(source: str, typed: Typed) -> int:
-    from edgekit.cli.augment import run_augment  # each verb loads its own rooms only
+    if typed.values["replay"] is not None:
+        from edgekit.cli.replay import run_replay  # each verb loads its own rooms only
+
+        return run_replay(source, typed)
+    from edgekit.cli.augment import run_augment
 
     return run_augment(source, typed)
+
+
+def _run_verify(out: str, typed: Typed) -> int:
+    from edgekit.cli.verify import run_verify
+
+    return run_verify(out, typed)
 
 
 def _run_compress(model: str, typed: Typed) -> int:
@@ -101,10 +115,86 @@ def _run_bench(models: list[str], typed: Typed) -> int:
     return run_bench(models, typed)
 
 
-def _run_inspect(model: str, typed: Typed) -> int:
+def _run_inspect(target: str, typed: Typed) -> int:
     from edgekit.cli.inspect import run_inspect
 
-    return run_inspect(model, typed)
+    return run_inspect(target, typed)
+
+
+Made = tuple[Callable[..., None], str | None]  # the function of a command, and its help when that is not the docstring
+
+
+def _augment() -> Made:
+    from edgekit.augment.op import OPS
+    from edgekit.augment.settings import augment
+    from edgekit.cli.signature import command
+
+    source = ("src", "folder of pictures, flat or with one folder a class")
+    return command(augment, OPS, source, _run_augment, unless="replay"), augment.help() + AUGMENT_EXAMPLES
+
+
+def _verify() -> Made:
+    from edgekit.augment.settings import verify
+    from edgekit.cli.signature import command
+
+    return command(verify, None, ("out", "folder that augment wrote"), _run_verify), verify.help()
+
+
+def _compress() -> Made:
+    from edgekit.cli.signature import command
+    from edgekit.compress.method import STEPS
+    from edgekit.compress.settings import compress
+
+    return command(compress, STEPS, ("model", "the ONNX model"), _run_compress), compress.help() + COMPRESS_EXAMPLES
+
+
+def _bench() -> Made:
+    from edgekit.bench.settings import bench
+    from edgekit.cli.signature import command
+
+    models = ("models", "the ONNX models; the first is what the others are compared with")
+    return command(bench, None, models, _run_bench, many=True), bench.help() + BENCH_EXAMPLES
+
+
+def _inspect() -> Made:
+    from edgekit.bench.settings import inspect
+    from edgekit.cli.signature import command
+
+    target = ("target", "an ONNX model, or a folder of pictures")
+    return command(inspect, None, target, _run_inspect), inspect.help() + INSPECT_EXAMPLES
+
+
+def _listing(name: str) -> Made:
+    from edgekit.cli import listing
+
+    return getattr(listing, name), None
+
+
+MENU: dict[str, tuple[str, Callable[[], Made]]] = {
+    "augment": ("a larger folder of pictures, with labels and a manifest", _augment),
+    "verify": ("whether a folder that augment wrote is still as it was written", _verify),
+    "compress": ("a smaller, faster ONNX model, measured against the old one", _compress),
+    "bench": ("one model measured on this machine, or several side by side", _bench),
+    "inspect": ("what a model is made of, or what a folder of pictures holds", _inspect),
+    "ops": ("the ops of augment", partial(_listing, "ops")),
+    "steps": ("the steps of compress", partial(_listing, "steps")),
+    "config": ("the effective configuration", partial(_listing, "config")),
+}
+
+
+def _nothing() -> None:
+    """Stand for a command that nobody has asked for."""
+
+
+def _whole(name: str, markup: Any) -> Any:
+    """Make one command, with every flag."""
+    from edgekit.cli.signature import OrderedCommand
+
+    brief, make = MENU[name]
+    function, help = make()
+    alone = typer.Typer(add_completion=False, rich_markup_mode=markup)
+    alone.command(name, cls=OrderedCommand if help else None, help=help, short_help=brief)(function)
+    return typer.main.get_command(alone)
 
 
 def build() -> typer.Typer:
@@ -126,33 +216,13 @@ def build() -> typer.Typer:
     ) -> None:
         """From a folder of pictures and an ONNX model to a smaller, faster, still accurate edge model, with proof."""
 
-    source = ("src", "folder of pictures, flat or with one folder a class")
-    brief = "a larger folder of pictures, with labels and a manifest"
-    app.command("augment", cls=OrderedCommand, help=augment.help() + AUGMENT_EXAMPLES, short_help=brief)(
-        command(augment, OPS, source, _run_augment)
-    )
-    model = ("model", "the ONNX model")
-    brief = "a smaller, faster ONNX model, measured against the old one"
-    app.command("compress", cls=OrderedCommand, help=compress.help() + COMPRESS_EXAMPLES, short_help=brief)(
-        command(compress, STEPS, model, _run_compress)
-    )
-    models = ("models", "the ONNX models; the first is what the others are compared with")
-    brief = "one model measured on this machine, or several side by side"
-    app.command("bench", cls=OrderedCommand, help=bench.help() + BENCH_EXAMPLES, short_help=brief)(
-        command(bench, None, models, _run_bench, many=True)
-    )
-    brief = "what a model is made of, and where its time goes"
-    app.command("inspect", cls=OrderedCommand, help=inspect.help() + INSPECT_EXAMPLES, short_help=brief)(
-        command(inspect, None, model, _run_inspect)
-    )
-    app.command("ops", short_help="the ops of augment")(listing.ops)
-    app.command("steps", short_help="the steps of compress")(listing.steps)
-    app.command("config", short_help="the effective configuration")(listing.config)
+    for name, (brief, _) in MENU.items():
+        app.command(name, short_help=brief)(_nothing)
     return app
 
 
-def main() -> NoReturn:
-    """Run the command line and exit with its code."""
+def main(signals: Collection[int] | None = None) -> NoReturn:
+    """Run the command line and exit with its code; `signals` are those to be blocked from now on."""
     _open_streams()
     signal.signal(signal.SIGTERM, _terminated)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not with nohup, nor in a script's background
@@ -160,7 +230,7 @@ def main() -> NoReturn:
     arguments = sys.argv[1:]
     console = Console(json="--json" in arguments)
     try:
-        code = _run(arguments, console, "--debug" in arguments)
+        code = _run(arguments, console, "--debug" in arguments, signals)
         sys.stdout.flush()
     except BrokenPipeError:
         code = _silence(141)
@@ -170,6 +240,7 @@ def main() -> NoReturn:
         code = _silence(2)
     if code == INTERRUPTED:  # while it ends, the interpreter gives Ctrl-C back to the system
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        exec("")  # forgets a Ctrl-C that hit a dataclass while it was made, else it would also end the process
     sys.exit(code)
 
 
@@ -180,13 +251,18 @@ def _silence(code: int) -> int:
     return code
 
 
-def _run(arguments: list[str], console: Console, debug: bool) -> int:
+def _run(arguments: list[str], console: Console, debug: bool, signals: Collection[int] | None) -> int:
     """Run the command line; give its exit code, and say every failure."""
     try:
-        code = typer.main.get_command(build()).main(arguments, prog_name="edgekit", standalone_mode=False)
+        command_line = typer.main.get_command(build())
+        if signals is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+        code = command_line.main(arguments, prog_name="edgekit", standalone_mode=False)
         if code == INTERRUPTED:  # typer has its own way with Ctrl-C
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
+    except StoppedError as error:
+        return _stopped(console, error)
     except EdgekitError as error:
         if debug:
             traceback.print_exc()
@@ -196,10 +272,7 @@ def _run(arguments: list[str], console: Console, debug: bool) -> int:
     except usage.ClickException as error:
         console.failed(_usage_error(error))
     except (typer.Abort, KeyboardInterrupt):
-        if console.json:
-            console.document(failure(EdgekitError("interrupted; nothing was kept"), INTERRUPTED))
-        print("interrupted; nothing was kept", file=sys.stderr)
-        return INTERRUPTED
+        return _stopped(console)
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer exits with 1 then, which means "no"
             raise end.__context__ from None
@@ -211,12 +284,24 @@ def _run(arguments: list[str], console: Console, debug: bool) -> int:
             traceback.print_exc()
         console.failed(_refused(error))
     except Exception as error:
-        return _bug(error, console, debug)
+        # Python wraps what hits a class while it is made (RuntimeError) or a module while it is loaded.
+        return _stopped(console) if _pressed > -math.inf else _bug(error, console, debug)
     return 2
 
 
+def _stopped(console: Console, error: EdgekitError = NOTHING_KEPT) -> int:
+    """Say that Ctrl-C was obeyed, and what is left."""
+    if console.json:
+        console.document(failure(error, INTERRUPTED))
+    print("\n hint: ".join(printable(text) for text in (error.message, error.hint) if text), file=sys.stderr)
+    return INTERRUPTED
+
+
 def _open_streams() -> None:
-    """Open what was closed (`edgekit ... >&-`), or the next file that is opened would be taken for it."""
+    """Open what was closed (`edgekit ... >&-`), or the next file that is opened would be taken for it.
+
+    What a stream's encoding does not have is written as an escape.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -224,6 +309,9 @@ def _open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115, PTH123 (open as long as the process runs)
+        stream = getattr(sys, name)
+        if number and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _refused(error: OSError) -> EdgekitError:
@@ -250,11 +338,13 @@ def _interrupted(number: int, frame: Any) -> None:
 
 
 def _terminated(number: int, frame: Any) -> NoReturn:
-    raise SystemExit(128 + number)  # the stages are removed on the way out
+    raise SystemExit(128 + number)  # stages are removed on the way out, or kept for the next run
 
 
 def _usage_error(error: usage.ClickException) -> EdgekitError:
     """Put click's words into the two lines that every error has."""
+    from edgekit.spec import nearest
+
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "edgekit"
     fallback = f"{path} --help shows what there is"
@@ -281,6 +371,8 @@ def _usage_error(error: usage.ClickException) -> EdgekitError:
 
 def _bug(error: Exception, console: Console, debug: bool) -> int:
     """Say that it is our fault, and where the traceback is."""
+    import tempfile
+
     text = traceback.format_exc()
     if debug:
         print(text, file=sys.stderr)
@@ -295,7 +387,3 @@ def _bug(error: Exception, console: Console, debug: bool) -> int:
     what = f"a bug in edgekit {__version__}: {type(error).__name__}: {error}".split("\n", 1)[0]
     console.failed(EdgekitError(what, hint), 3)
     return 3
-
-
-if __name__ == "__main__":
-    main()

@@ -15,7 +15,7 @@ from edgekit.cli.console import WIDTH, Console
 from edgekit.errors import EdgekitError
 from edgekit.report import text
 from edgekit.report.report import parse_gate
-from edgekit.report.text import printable
+from edgekit.words import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,7 +17,7 @@ from edgekit.errors import EdgekitError
 from edgekit.report import explain, html, markdown, text
 from edgekit.report import json as as_json
 from edgekit.report.report import parse_gate
-from edgekit.report.text import printable
+from edgekit.words import printable
 
 if TYPE_CHECKING:
     from edgekit.cli.signature import Typed

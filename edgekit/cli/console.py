@@ -1,4 +1,7 @@
-"""The two streams: stdout is the answer, stderr the conversation."""
+"""The two streams: stdout is the answer, stderr the conversation.
+
+Whatever is said may hold names of files: what would steer a terminal is shown, never sent.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgekit.errors import EdgekitError
-from edgekit.report.text import printable
+from edgekit.words import printable
 
 LONG = 16  # steps from which a stage has a bar
 WIDTH = 100  # without a terminal, so that logs are the same everywhere
@@ -28,7 +31,7 @@ class Console:
     def answer(self, text: str) -> None:
         """Print the answer (nothing with --json, whose answer is the document)."""
         if not self.json:
-            print(text, flush=True)
+            print(printable(text), flush=True)
 
     def document(self, values: dict[str, Any]) -> None:
         """Print the one JSON document of --json."""
@@ -37,7 +40,7 @@ class Console:
     def say(self, text: str) -> None:
         """Say something on stderr, unless --quiet."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
 
     def detail(self, text: str) -> None:
         """Say something on stderr with --verbose."""

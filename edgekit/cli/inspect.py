@@ -1,4 +1,4 @@
-"""`edgekit inspect`: what a model is made of, on one screen."""
+"""`edgekit inspect`: what a model is made of, on one screen; a folder goes to `inspect_folder`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from edgekit.bench.settings import inspect
 from edgekit.cli.console import WIDTH, Console
 from edgekit.errors import EdgekitError
 from edgekit.measure import anatomy, invented, readymade
-from edgekit.report.text import megabytes, milliseconds, printable
+from edgekit.report.text import megabytes, milliseconds
+from edgekit.words import printable
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -28,7 +29,7 @@ HEADINGS = ("type", "MACs", "bytes", "time", "share", "runs as")
 SHOWN = 6  # operators whose share of the time is said
 
 
-def run_inspect(model: str, typed: Typed) -> int:
+def run_inspect(target: str, typed: Typed) -> int:
     """Run `edgekit inspect` and give its exit code."""
     from edgekit.cli.listing import COMMANDS
 
@@ -36,9 +37,13 @@ def run_inspect(model: str, typed: Typed) -> int:
     loaded = config.load(typed.common.config, search=not typed.common.no_config)
     config.check_keys(loaded, COMMANDS)
     settings = config.resolve(inspect, typed.values, loaded).settings
-    path = Path(model)
-    if path.is_dir():
-        raise EdgekitError(f"{model}: is a folder, and only models can be inspected", "give an ONNX model in it")
+    path = Path(target)
+    what = "model" if not path.is_dir() else "folder" if settings.features is None else "features"
+    check_flags(path, what, settings, typed)
+    if what != "model":
+        from edgekit.cli import inspect_folder
+
+        return inspect_folder.run_inspect(path, settings, console)
     proto = graph.load(path)
     feeds, fed, notes = _feeds(proto, settings)
     console.detail("timing the layers")
@@ -48,6 +53,24 @@ def run_inspect(model: str, typed: Typed) -> int:
     else:
         _answer(found, settings.top)
     return 0
+
+
+def check_flags(path: Path, what: str, settings: inspect, typed: Typed) -> None:
+    """Raise EdgekitError naming every flag that was typed and means nothing here."""
+    names = [name for name in settings.foreign(what) if typed.values.get(name) not in (None, (), [])]
+    flags = [f"--{name.replace('_', '-')}" for name in names]
+    if not flags:
+        return
+    listed = " and ".join([", ".join(flags[:-1]), flags[-1]] if len(flags) > 1 else flags)
+    needs_features = set(names) <= set(settings.foreign("model")) | {"size", "threads"}
+    if what == "folder" and needs_features:
+        raise EdgekitError(f"{listed}: of a folder, only with --features", "add --features MODEL, or leave it out")
+    said = {
+        "model": f"for a folder of pictures, and {path} is none",
+        "folder": f"for a model, and {path} is a folder",
+        "features": "not for --features",
+    }
+    raise EdgekitError(f"{listed}: {said[what]}", "leave out what does not belong")
 
 
 def _feeds(model: ModelProto, settings: inspect) -> tuple[list[Feed], str, tuple[str, ...]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from typer._click.exceptions import UsageError
+from typer._click.exceptions import MissingParameter, UsageError
 from typer.core import TyperCommand
 
 from edgekit.errors import EdgekitError
@@ -67,15 +67,16 @@ def command(
     run: Callable[[Any, Typed], int],
     *,
     many: bool = False,
+    unless: str = "",
 ) -> Callable[..., None]:
     """Make the function whose signature typer reads: positional, the registry's flags, the settings, the common ones.
 
-    `positional` is its name and help; with `many` it takes one or more values. `run` gets its value (a list with
-    `many`) and what was typed, and gives the exit code.
+    `positional` is its name and help; with `many` it takes one or more values, and it may be left out (None) when the
+    setting `unless` is given. `run` gets its value (a list with `many`) and what was typed, and gives the exit code.
     """
     members = tuple(registry or ())
     general = f"{registry.kind}s" if registry is not None else ""
-    parameters = [_positional(*positional, list[str] if many else str)]
+    parameters = [_positional(*positional, list[str] if many else str | None if unless else str)]
     parameters += [_recipe_flag(cls) for cls in members]
     parameters += [_setting(f, flag=f.flag[:-1] if f.name == general else f.flag) for f in settings.options()]
     parameters += [_setting(f, panel="Common") for f in common.options()]
@@ -86,6 +87,8 @@ def command(
         values = {f.name: given[f.name] for f in settings.options()}
         if general:
             values[general] = recipe or None
+        if given[positional[0]] is None and given[unless] is None:
+            raise MissingParameter(ctx=ctx, param=next(p for p in ctx.command.params if p.name == positional[0]))
         chosen = common(**{f.name: _default(given[f.name], f.default) for f in common.options()})
         raise typer.Exit(run(given[positional[0]], Typed(values, recipe, chosen)))
 
@@ -115,9 +118,10 @@ def _recipe(order: Sequence[tuple[str, Any]], names: dict[str, type[Spec]], gene
 
 
 def _positional(name: str, help: str, kind: Any) -> inspect.Parameter:
-    metavar = name.upper() if kind is str else f"{name.upper().removesuffix('S')}..."
+    metavar = f"{name.upper().removesuffix('S')}..." if kind == list[str] else name.upper()
     annotation = Annotated[kind, typer.Argument(help=help, metavar=metavar, show_default=False)]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+    default = inspect.Parameter.empty if kind in (str, list[str]) else None
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _recipe_flag(cls: type[Spec]) -> inspect.Parameter:

@@ -7,16 +7,18 @@ their positions in the order of the ids, as detectors number them. Keypoints are
 from __future__ import annotations
 
 import json
+import zlib
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.data import rle, splits
 from edgekit.data.dataset import Dataset, Entry
+from edgekit.data.file_names import match
 from edgekit.data.folder import Listing, Source
 from edgekit.data.frame import place
 from edgekit.data.headers import Header
@@ -24,6 +26,7 @@ from edgekit.data.mend import Mended, Notes, clean
 from edgekit.data.points import flip_index
 from edgekit.data.sample import Object
 from edgekit.lazy import np
+from edgekit.words import counted
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -36,10 +39,13 @@ _FOLDER = "annotations"
 # What an annotation and a picture are made of; everything else is kept as it is.
 _OF_OBJECT = frozenset(
     ("id", "image_id", "category_id", "bbox", "area", "segmentation", "keypoints", "num_keypoints", "iscrowd",
-     "oriented")
+     "oriented", "coco")
 )  # fmt: skip
+# Where an object's extra keeps what means nothing to other layouts.
+OWN = "coco"
 _OF_PICTURE = frozenset(("id", "file_name", "width", "height"))
-_LONGEST_SIDE = 65_536  # of a picture whose run lengths are decoded
+_LARGER = 16  # how many times the pixels of its picture an outline in run lengths may have
+_LARGEST = 1 << 31  # bytes of a file that is read
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ def _candidates(root: Path) -> list[Path]:
 
 def _load(path: Path) -> Mapping[str, Any] | None:
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if path.stat().st_size <= _LARGEST else b""
         content = json.loads(data, object_hook=_packed) if all(mark in data for mark in _MARKS) else None
     except (OSError, ValueError, RecursionError):
         return None
@@ -141,48 +147,6 @@ def is_coco(content: Any) -> bool:
     return {"id", "file_name"} <= image and "name" in category and (boxed or not parts[1])
 
 
-def match(names: Sequence[str], sources: Sequence[Source], document: Path | None = None) -> list[Source | None]:
-    """Find the picture of each file name: the one whose path ends with most of it; None when there is none.
-
-    Names may have folders in front, of another machine too, in either kind of slashes. Of several pictures that fit
-    alike one below the document's own folder is taken, one whose folders tell its split, one below a folder called
-    `images`, else the first; of several names that mean one picture (train/1.jpg and val/1.jpg in the folder val) the
-    one that fits it best.
-    """
-    by_name: dict[str, list[Source]] = defaultdict(list)
-    for source in sources:
-        by_name[source.path.name].append(source)
-    claims: dict[str, list[tuple[_Likeness, int, Source]]] = defaultdict(list)
-    for number, name in enumerate(names):
-        wanted = PurePosixPath(name.replace("\\", "/"))
-        fitting = by_name.get(wanted.name)
-        if fitting:
-            nearest = max(fitting, key=partial(_likeness, wanted, document))
-            claims[nearest.key].append((_likeness(wanted, document, nearest), -number, nearest))
-    chosen: list[Source | None] = [None] * len(names)
-    for rivals in claims.values():
-        _, negated, winner = max(rivals, key=lambda claim: claim[:2])
-        chosen[-negated] = winner
-    return chosen
-
-
-_Likeness = tuple[int, bool, bool, bool]
-
-
-def _likeness(wanted: PurePosixPath, document: Path | None, source: Source) -> _Likeness:
-    path = source.path.absolute()
-    alike = 0
-    for one, other in zip(reversed(wanted.parts), reversed(path.parts), strict=False):
-        if one != other:
-            break
-        alike += 1
-    below = told = False
-    if document is not None:
-        below = path.is_relative_to(document.parent)
-        told = splits.of_folders(source.key) == splits.of_name(document.stem)
-    return alike, below, told, "images" in source.key.split("/")
-
-
 def _file_names(content: Mapping[str, Any]) -> list[str]:
     return [str(image["file_name"]) for image in _dicts(content["images"]) if "file_name" in image]
 
@@ -196,6 +160,7 @@ def read(listing: Listing, documents: Sequence[Document], frame: str = "auto") -
     classes = _Classes()
     entries: dict[str, Entry] = {}
     for document in documents:
+        listing.leading_outside([document.path])  # raises: a whole file of labels is too much to do without
         position = classes.take(document.content["categories"])
         for entry in _entries(document, position, classes, frame, notes, listing.root):
             entries.setdefault(entry.key, entry)
@@ -203,7 +168,7 @@ def read(listing: Listing, documents: Sequence[Document], frame: str = "auto") -
     folders = {entry.source.path.parent for entry in ordered}
     left = sum(source.path.parent in folders and source.key not in entries for source in listing.sources)
     if left:
-        what = f"{left} pictures that no file describes: left out"
+        what = f"{counted(left, 'picture')} that no file describes: left out"
         notes.append(Mended(str(listing.root), "labels", what, dropped=True, count=left))
     first = documents[0]
     others = {key: part for key, part in first.content.items() if key not in ("images", "annotations", "categories")}
@@ -220,7 +185,19 @@ def read(listing: Listing, documents: Sequence[Document], frame: str = "auto") -
         {**others, "categories": classes.categories},
         origin=first.path,
         mended=tuple(notes),
+        form=_form(documents),
     )
+
+
+def _form(documents: Sequence[Document]) -> str:
+    """Tell `Dataset.form`."""
+    outlined = False
+    for document in documents:
+        for one in _dicts(document.content["annotations"]):
+            if one.get("oriented") is True:
+                return "oriented"
+            outlined = outlined or bool(one.get("segmentation"))
+    return "outline" if outlined else "box"
 
 
 class _Classes:
@@ -268,18 +245,32 @@ def _entries(
         else:
             strays += 1
     name = document.path.name
-    missing = sum(source is None for source in document.sources)
-    if missing:
-        what = f"{missing} of its {len(images)} pictures are not in {root}"
+    # One picture may be described several times over, as in files that were put together.
+    together: dict[str, list[str]] = defaultdict(list)
+    for image in images:
+        together[str(image["file_name"])].append(str(image.get("id")))
+    again = {file: len(ids) for file, ids in together.items() if len(ids) > 1}
+    if again:
+        first, times = next(iter(again.items()))
+        what = f"{first} is described {times} times: all its annotations are taken"
+        notes.append(Mended(name, "picture", what, count=len(again)))
+    often = Counter(number for ids in together.values() for number in set(ids))
+    shared = [number for number, times in often.items() if times > 1]
+    if shared:
+        what = f"{often[shared[0]]} pictures have the id {shared[0]}: each is given its annotations"
+        notes.append(Mended(name, "picture", what, count=len(shared)))
+    missing = sum(source is None for source in document.sources) - sum(again.values()) + len(again)
+    if missing > 0:
+        what = f"{missing} of its {counted(len(images), 'picture')} not found in {root}"
         notes.append(Mended(name, "picture", what, dropped=True, count=missing))
     if strays:
-        what = f"{strays} annotation(s) skipped: of no picture in the file"
+        what = f"{counted(strays, 'annotation')} skipped: of no picture in the file"
         notes.append(Mended(name, "picture", what, dropped=True, count=strays))
     for source, image in zip(document.sources, images, strict=True):
         if source is None:
             continue
         stated = (_side(image, "width"), _side(image, "height"))
-        own = tuple(annotations[str(image.get("id"))])
+        own = tuple(one for number in dict.fromkeys(together[str(image["file_name"])]) for one in annotations[number])
         loader = _Annotations(own, stated if all(stated) else (0, 0), position, len(classes.keypoints), frame)
         extra = {key: value for key, value in image.items() if key not in _OF_PICTURE}
         split = document.split or splits.of_folders(source.key)
@@ -302,6 +293,8 @@ class _Annotations:
     def objects(self, header: Header, notes: Notes) -> tuple[Object, ...]:
         """Read the objects, in pixels of the upright picture."""
         size = self.stated if all(self.stated) else (header.width, header.height)
+        most = max(_LARGER * header.width * header.height, 1 << 20)
+        size = size if size[0] * size[1] <= most else (0, 0)
         made = [self._object(annotation, size, notes) for annotation in self.annotations]
         objects = [one for one in made if one is not None]
         placed = place(objects, self.stated, header, self.frame, notes)
@@ -321,16 +314,17 @@ class _Annotations:
                 notes.add("number", "an annotation without a box of four numbers", dropped=True)
                 return None
             x = y = width = height = np.nan  # taken from the outline when it is mended
-        return Object(
+        made = Object(
             self.position[category],
             np.array([x, y, x + width, y + height], np.float64),
             polygons,
             region,
             self._points(annotation.get("keypoints"), notes),
-            oriented=annotation.get("oriented") is True and len(polygons) == 1,
-            crowd=bool(annotation.get("iscrowd")),
+            oriented=annotation.get("oriented") is True and [len(one) for one in polygons] == [4],
+            crowd=str(annotation.get("iscrowd")).lower() in ("1", "true", "1.0"),
             extra=_extra(annotation, notes),
         )
+        return with_own(made, annotation)
 
     def _points(self, value: Any, notes: Notes) -> ndarray | None:
         if not isinstance(value, list) or not value:
@@ -343,6 +337,28 @@ class _Annotations:
             notes.add("keypoints", f"not {self.keypoints} points of three numbers", dropped=True)
             return None
         return points
+
+
+def with_own(one: Object, annotation: Mapping[str, Any]) -> Object:
+    """Note what COCO says of the outline itself, for the writer of COCO alone: its area, and the form of run lengths.
+
+    The area holds as long as the object is what it was: `outline_digest` says so.
+    """
+    own: dict[str, Any] = {}
+    area, segmentation = annotation.get("area"), annotation.get("segmentation")
+    if isinstance(area, (int, float)) and 0 <= area < float("inf"):
+        own |= {"area": area, "digest": outline_digest(one)}
+    if one.region is not None and isinstance(segmentation, Mapping):
+        own["plain"] = not isinstance(segmentation["counts"], str)
+    return replace(one, extra={**one.extra, OWN: own}) if own else one
+
+
+def outline_digest(one: Object) -> int:
+    """Digest where an object is, to a hundredth of a pixel: clipping takes rounding errors off."""
+    digest = zlib.crc32(b"" if one.region is None else np.packbits(one.region).tobytes())
+    for part in (one.box, *one.polygons):
+        digest = zlib.crc32((np.round(part, 2) + 0.0).tobytes(), digest)  # no -0
+    return digest
 
 
 def _extra(annotation: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
@@ -374,8 +390,8 @@ def _segmentation(value: Any, size: tuple[int, int], notes: Notes) -> tuple[tupl
         return (), None
     try:
         height, width = (int(side) for side in value["size"])
-        if (width, height) != size or max(size) > _LONGEST_SIDE:
-            raise ValueError(f"run lengths of {width}x{height}, the picture is {size[0]}x{size[1]}")
+        if (width, height) != size:
+            raise ValueError(f"run lengths of {width}x{height}, which the picture is not")
         counts = value["counts"]
         lengths = counts if isinstance(counts, str) else [int(one) for one in counts]
         return (), rle.decode(lengths, height, width)

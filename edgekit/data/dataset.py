@@ -49,7 +49,7 @@ class Entry:
     """One picture of a data set; its header and its labels are read when they are asked for, and not kept.
 
     label: the class path, of class folders only. mask: its mask file. extra: what the layout says of the picture beyond
-    labels, kept as it is.
+    labels, kept as it is. group: of the pictures that stay together; layouts say none.
     """
 
     source: Source
@@ -58,6 +58,7 @@ class Entry:
     mask: Path | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     loader: Loader | None = None
+    group: str | None = None
 
     @property
     def key(self) -> str:
@@ -108,7 +109,8 @@ class Dataset:
     names of those there are. keypoint_shape: how many points an object has, and 2 or 3 numbers a point. flip_index: for
     each point the one that takes its place in a mirrored picture; empty when that is not known. about: what the layout
     says of the whole set, for the writer of the same layout. origin: the labels' file or folder. mended: what was wrong
-    with the set as a whole; each entry's own notes come when it is read.
+    with the set as a whole; each entry's own notes come when it is read. form: what its objects have: `box`, `outline`
+    (some do), or `oriented` (turned boxes).
     """
 
     root: Path
@@ -122,6 +124,7 @@ class Dataset:
     about: Mapping[str, Any] = field(default_factory=dict)
     origin: Path = Path()
     mended: tuple[Mended, ...] = ()
+    form: str = "box"
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -207,18 +210,22 @@ def _finders() -> Mapping[str, Finder]:
 
 
 def _class_folders(listing: Listing, asked: bool) -> Maker | None:
-    """Read class folders, in split folders or not; the folders at the top are splits when all of them are called so."""
-    tops = {source.key.split("/")[0] for source in listing.sources if "/" in source.key}
-    loose = any("/" not in source.key for source in listing.sources)
-    deeper = all(source.key.count("/") > 1 for source in listing.sources)
-    split = bool(tops) and not loose and all(splits.of_word(top) is not None for top in tops)
-    split = split and (deeper or len(tops) > 1)
-    unlabelled = all(source.key.count("/") <= 1 for source in listing.sources) and all(map(_holds_pictures, tops))
+    """Read class folders, in split folders or not; the folders at the top are splits when all of them are called so.
+
+    Pictures beside split folders are in no split; a single folder called `test` with all pictures in it is a class.
+    """
+    inside = [source.key for source in listing.sources if "/" in source.key]
+    tops = {key.split("/")[0] for key in inside}
+    loose = len(inside) < len(listing.sources)
+    deeper = all(key.count("/") > 1 for key in inside)
+    split = bool(tops) and all(splits.of_word(top) is not None for top in tops)
+    split = split and (deeper or loose or len(tops) > 1)
+    unlabelled = all(_tells_no_class(key) for key in inside)
     if not tops or ((unlabelled or (split and not deeper)) and not asked):
         return None
 
     def entry(source: Source) -> Entry:
-        if not split:
+        if not split or "/" not in source.key:
             return Entry(source, None, source.label)
         top, _, rest = source.key.partition("/")
         return Entry(source, splits.of_word(top), rest.rpartition("/")[0] or None)
@@ -232,8 +239,11 @@ def _class_folders(listing: Listing, asked: bool) -> Maker | None:
     return make
 
 
-def _holds_pictures(folder: str) -> bool:
-    return folder.lower() in ("images", "imgs", "image", "img", "jpegimages")
+def _tells_no_class(key: str) -> bool:
+    """Tell whether a picture lies in a folder of pictures and split folders alone (images/train/1.jpg)."""
+    top, *others, _ = key.split("/")
+    pictures = top.lower() in ("images", "imgs", "image", "img", "jpegimages")
+    return pictures and all(splits.of_word(folder) is not None for folder in others)
 
 
 def _pictures(listing: Listing, asked: bool) -> Maker:

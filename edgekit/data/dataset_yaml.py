@@ -24,13 +24,15 @@ MOST_POINTS = 10_000
 class Settings:
     """What a data set says of itself; empty where it says nothing.
 
-    folders: split of the pictures below each, listed: split of single pictures; all paths absolute.
+    task: `detect`, `segment`, `pose` or `obb`; edgekit writes the last, Ultralytics is told it. folders: split of the
+    pictures below each, listed: split of single pictures; all paths absolute.
     """
 
     names: tuple[str, ...] = ()
     keypoint_shape: tuple[int, int] | None = None
     keypoint_names: tuple[str, ...] = ()
     flip_index: tuple[int, ...] = ()
+    task: str = ""
     folders: Mapping[Path, str] = field(default_factory=dict)
     listed: Mapping[Path, str] = field(default_factory=dict)
 
@@ -116,6 +118,7 @@ def _settings(content: Mapping[str, Any], path: Path, notes: list[Mended]) -> Se
         keypoint_shape,
         _keypoint_names(content.get("kpt_names"), points),
         flip,
+        str(content.get("task") or ""),
         folders,
         listed,
     )

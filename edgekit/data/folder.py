@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from edgekit.data.headers import PICTURE_SUFFIXES, Unreadable
 from edgekit.errors import EdgekitError
+from edgekit.words import counted
+
+# How links are treated: those to files are followed wherever they lead; only those that stay inside the folder; all.
+FILES, INSIDE, ALL = "files", "inside", "all"
+LEADS_OUTSIDE = "a link that leads outside of the folder (--follow-links follows it)"
 
 
 @dataclass(frozen=True)
 class Source:
-    """One picture file: its path, its key (the path below the root, with `/`) and its size in bytes."""
+    """One picture file: its path, its key (the path below the root, with `/`) and its size in bytes.
+
+    refused: why it is not to be read; empty for nearly all.
+    """
 
     path: Path
     key: str
     bytes: int
+    refused: str = ""
 
     @property
     def label(self) -> str | None:
@@ -29,13 +39,17 @@ class Source:
 class Listing:
     """What a folder holds: its pictures in the order of their keys, and how much was passed by.
 
-    `others` are files that are not pictures, `folders` those that were not entered: hidden ones and links.
+    `others` are files that are not pictures, `folders` those that were not entered: hidden ones and links. `outside`
+    are the paths of the links among them that lead outside of the folder, when none is to be followed. links: how they
+    were treated.
     """
 
     root: Path
     sources: tuple[Source, ...]
     others: int
     folders: int = 0
+    outside: tuple[str, ...] = ()
+    links: str = FILES
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -48,56 +62,151 @@ class Listing:
         parents = {str(parent) for label in self.labels for parent in (label, *PurePosixPath(label).parents)}
         return frozenset(keys | parents)
 
+    def leading_outside(self, files: Iterable[Path]) -> frozenset[Path]:
+        """Give those of `files`, in this folder or near it, that are reached by links out of it and so not to be read.
 
-def scan(root: Path) -> Listing:
-    """List a folder of pictures; the extension decides what is one.
+        What lies beside the folder belongs to it. Raises EdgekitError when that is all of them.
+        """
+        if self.links != INSIDE:
+            return frozenset()
+        root, real, found, count = os.path.abspath(self.root), {}, set(), 0
+        for count, path in enumerate(files, 1):
+            folder = os.path.abspath(path.parent)
+            if folder not in real:
+                real[folder] = os.path.realpath(folder), os.path.realpath(os.path.commonpath([root, folder]))
+            place, home = real[folder]
+            if not _holds(home, os.path.realpath(path) if path.is_symlink() else place):
+                found.add(path)
+        if found and len(found) == count:
+            first = min(found)
+            raise EdgekitError(f"{first}: is reached by a link that leads outside of {self.root}", "use --follow-links")
+        return frozenset(found)
 
-    Links to files are followed, links to folders are not; hidden files and folders are passed by. Raises EdgekitError
-    when there is no such folder or no picture in it.
+
+def scan(root: Path, links: str = FILES) -> Listing:
+    """List a folder of pictures; the extension decides what is one. Hidden files and folders are passed by.
+
+    links: FILES follows links to files and passes links to folders by; INSIDE refuses those that lead outside of `root`
+    too, files as sources that cannot be read; ALL follows every link, and enters each folder once. Raises EdgekitError
+    when there is no such folder, when one in it cannot be read, or when there is no picture in it.
     """
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "no such folder"
         raise EdgekitError(f"{root}: {what}", "give a folder of pictures, flat or with one folder a class")
-    sources: list[Source] = []
-    others = skipped = 0
-    problem: list[OSError] = []
-    for folder, folders, names in os.walk(root, onerror=problem.append):
-        entered = sorted(name for name in folders if not name.startswith(".") and not Path(folder, name).is_symlink())
-        skipped += len(folders) - len(entered)
-        folders[:] = entered
-        for name in names:
-            path = Path(folder, name)
-            if path.suffix.lower() not in PICTURE_SUFFIXES or name.startswith("."):
-                others += 1
-                continue
-            key = path.relative_to(root).as_posix()
-            try:
-                size = path.stat().st_size
-            except OSError:  # a dangling link or a vanished file: reading it will say so, in its row
-                size = 0
-            sources.append(Source(path, key, size))
-    if problem:
-        error = problem[0]
-        raise EdgekitError(f"{error.filename}: cannot be read: {error.strerror}", "mend its permissions")
-    if not sources:
+    walk = _Walk(root, links)
+    try:
+        walk.enter("")
+        walk.follow()
+    except OSError as error:
+        what = os.fsdecode(error.filename or root)
+        raise EdgekitError(f"{what}: cannot be read: {error.strerror}", "mend its permissions") from error
+    if not walk.sources:
         kinds = "jpg, png, webp, bmp, tif, gif ..."
-        passed = passed_by(others, skipped)
+        passed = passed_by(walk.others, walk.folders)
+        more = ", or use --follow-links" if walk.outside else ""
         raise EdgekitError(
-            f"{root}: no pictures in it{f' ({passed})' if passed else ''}", f"give a folder with {kinds} files"
+            f"{root}: no pictures in it{f' ({passed})' if passed else ''}", f"give a folder with {kinds} files{more}"
         )
-    sources.sort(key=lambda source: source.key)
-    return Listing(root, tuple(sources), others, skipped)
+    walk.sources.sort(key=lambda source: source.key)
+    return Listing(root, tuple(walk.sources), walk.others, walk.folders, tuple(sorted(walk.outside)), links)
+
+
+class _Walk:
+    """The state of one listing."""
+
+    def __init__(self, root: Path, links: str) -> None:
+        self.sources: list[Source] = []
+        self.others = self.folders = 0
+        self.outside: list[str] = []
+        self._root, self._links = root, links
+        self._real = os.path.realpath(root)
+        self._entered: set[tuple[int, int]] = set()
+        self._waiting: list[str] = []
+
+    def enter(self, below: str) -> None:
+        """List the folder `below` the root ("" or "a/b/") and those in it that are no links."""
+        pending = [below]
+        while pending:
+            below = pending.pop()
+            self._entered.add(_identity(self._root / below))
+            with os.scandir(self._root / below) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+            for entry in found:
+                if not _is_folder(entry):
+                    self._file(entry, below)
+                elif entry.is_symlink() and not entry.name.startswith("."):
+                    self._folder_link(below + entry.name)
+                elif entry.name.startswith(".") or _identity(self._root / below / entry.name) in self._entered:
+                    self.folders += 1
+                else:
+                    pending.append(f"{below}{entry.name}/")
+
+    def follow(self) -> None:
+        """Enter the folders that links lead to, each once: real folders have been, so their own names are theirs."""
+        while self._waiting:
+            self._waiting.sort(reverse=True)
+            key = self._waiting.pop()
+            around = _holds(os.path.realpath(self._root / key), self._real)  # what holds the root is never entered
+            if around or _identity(self._root / key) in self._entered:
+                self.folders += 1
+            else:
+                self.enter(f"{key}/")
+
+    def _folder_link(self, key: str) -> None:
+        if self._links == ALL:
+            self._waiting.append(key)
+            return
+        self.folders += 1
+        if self._links == INSIDE and not self._is_inside(key):
+            self.outside.append(key)
+
+    def _file(self, entry: os.DirEntry[str], below: str) -> None:
+        name = entry.name
+        if name.startswith(".") or PurePosixPath(name).suffix.lower() not in PICTURE_SUFFIXES:
+            self.others += 1
+            return
+        key, refused, size = below + name, "", 0
+        try:
+            size = entry.stat().st_size
+            if self._links == INSIDE and entry.is_symlink() and not self._is_inside(key):
+                refused = LEADS_OUTSIDE
+        except OSError:  # a dangling link or a vanished file
+            refused = "a link to a file that is not there" if entry.is_symlink() else ""
+        self.sources.append(Source(self._root / key, key, size, refused))
+
+    def _is_inside(self, key: str) -> bool:
+        return _holds(self._real, os.path.realpath(self._root / key))
+
+
+def _holds(folder: str, path: str) -> bool:
+    """Tell whether a path is a folder or lies in it; both are real, without links."""
+    return f"{path}{os.sep}".startswith(f"{folder.rstrip(os.sep)}{os.sep}")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def passed_by(others: int, folders: int) -> str:
     """Say what was passed by, or nothing."""
-    parts = [f"{others:,} files that are not pictures"] if others else []
-    parts += [f"{folders:,} folders that are hidden or links"] if folders else []
+    parts = [counted(others, "file", "that is not a picture", "that are not pictures")] if others else []
+    if folders:
+        parts.append(counted(folders, "folder", "that is hidden or a link", "that are hidden or links"))
     return ", ".join(parts)
 
 
 def read(source: Source, most: int) -> bytes:
-    """Read a source; raise Unreadable when it is a pipe, a device or over `most` bytes, OSError when it is gone."""
+    """Read a source; raise Unreadable when it is refused, a pipe, a device or over `most` bytes, OSError when gone."""
+    if source.refused:
+        raise Unreadable(source.refused)
     handle = os.open(source.path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(handle, "rb") as file:
         status = os.fstat(handle)

@@ -243,13 +243,20 @@ def _png_raw_profile(kind: bytes, body: bytes) -> bytes:
     return b""
 
 
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Walk the chunks up to the last (IEND) or the end of the file: kind, start and claimed length of the body."""
+    position, kind = 8, b""
+    while position + 8 <= len(data) and kind != b"IEND":
+        size, kind = unpack_from(">I4s", data, position)
+        yield kind, position + 8, size
+        position += 12 + size
+
+
 def _png(data: bytes) -> Header:
     width, height, depth, colour = unpack_from(">IIBB", data, 16)
     mode = "bilevel" if (colour, depth) == (0, 1) else _PNG_MODES[colour]
-    orientation, text_orientation, frames, position, kind = 0, 1, 1, 8, b""
-    while position + 8 <= len(data) and kind != b"IEND":
-        size, kind = unpack_from(">I4s", data, position)
-        start, position = position + 8, position + 12 + size
+    orientation, text_orientation, frames = 0, 1, 1
+    for kind, start, size in png_chunks(data):
         if kind == b"eXIf":
             orientation = _exif_orientation(data[start : start + size])
         elif kind in (b"tEXt", b"zTXt", b"iTXt"):

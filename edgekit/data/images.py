@@ -17,6 +17,7 @@ from edgekit.data.headers import (
     Header,
     Unreadable,
     jpeg_segments,
+    png_chunks,
     pnm_fields,
     read_header,
     tiff_directory,
@@ -60,6 +61,8 @@ def decode(data: bytes, max_pixels: int = 100_000_000) -> Picture:
     elif header.format == "jpeg":
         pixels = _decode_jpeg(data, header, warnings)
     elif header.format == "png":
+        if _overruns(data):
+            raise Unreadable(f"{_damage(data, header)} PNG")
         pixels, noise = _decode_captured(data, cv2.IMREAD_UNCHANGED)
         _judge(noise, "PNG", warnings)
     else:
@@ -74,6 +77,38 @@ def decode(data: bytes, max_pixels: int = 100_000_000) -> Picture:
         raise Unreadable(f"{pixels.dtype} pixels")
     pixels = _upright(_channels(_full_range(pixels, data, header), header), header.orientation)
     return Picture(pixels, header, (*warnings, *_conversions(pixels, header)))
+
+
+def decode_grey(data: bytes, least: int, max_pixels: int = 100_000_000) -> tuple[Picture, int]:
+    """Decode a picture to HxWx1 uint8, upright, and say how many of its pixels one of them is across: 1, 2, 4 or 8.
+
+    JPEGs come reduced while both sides keep `least` pixels; in their last column and row as stored, a pixel then may
+    stand for less. Alpha is laid over white. Refuses what `decode` refuses, and raises as it does.
+    """
+    header = read_header(data)
+    if header.format != "jpeg":
+        picture = decode(data, max_pixels)
+        return Picture(grey(picture.pixels), picture.header, picture.warnings), 1
+    _refuse(header, max_pixels)
+    step = next((step for step in (8, 4, 2) if min(header.width, header.height) >= least * step), 1)
+    warnings: list[str] = []
+    pixels = _decode_jpeg(data, header, warnings, _REDUCED[step] | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        raise Unreadable(f"{_damage(data, header)} JPEG")
+    return Picture(_upright(pixels, header.orientation), header, tuple(warnings)), step
+
+
+# OpenCV's IMREAD_GRAYSCALE and IMREAD_REDUCED_GRAYSCALE_2, 4 and 8.
+_REDUCED = {1: 0, 2: 16, 4: 32, 8: 64}
+
+
+def grey(pixels: numpy.ndarray) -> numpy.ndarray:
+    """Make any picture HxWx1 uint8; alpha is laid over white."""
+    pixels = (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+    if pixels.shape[2] == 4:
+        colors, alpha = pixels[..., :3].astype(np.uint16), pixels[..., 3:].astype(np.uint16)
+        pixels = ((colors * alpha + 255 * (255 - alpha)) // 255).astype(np.uint8)
+    return pixels if pixels.shape[2] == 1 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
 
 
 def encode(
@@ -255,8 +290,9 @@ def _judge(noise: str, name: str, warnings: list[str]) -> None:
             warnings.append(f"damaged {name}: {text}")
 
 
-def _decode_jpeg(data: bytes, header: Header, warnings: list[str]) -> numpy.ndarray | None:
-    flags = cv2.IMREAD_UNCHANGED if header.mode == "grey" else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+def _decode_jpeg(data: bytes, header: Header, warnings: list[str], flags: int | None = None) -> numpy.ndarray | None:
+    if flags is None:
+        flags = cv2.IMREAD_UNCHANGED if header.mode == "grey" else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     pixels, noise = _decode_captured(data, flags)
     if pixels is None and data[-2:] != b"\xff\xd9" and _has_one_scan(data):
         # Only the end marker may be missing: with one put there, libjpeg says when pixels are missing too.
@@ -267,6 +303,20 @@ def _decode_jpeg(data: bytes, header: Header, warnings: list[str]) -> numpy.ndar
     if pixels is not None:
         _judge(noise, "JPEG", warnings)
     return pixels
+
+
+def _overruns(data: bytes) -> bool:
+    """Tell whether a PNG ends within a chunk of its first picture: OpenCV would make room for all that it claims."""
+    later = 0  # frames after the first picture; it is whole when the second of them begins
+    pixels = False
+    for kind, start, size in png_chunks(data):
+        if start + size + 4 > len(data):
+            return True
+        pixels |= kind == b"IDAT"
+        later += pixels and kind == b"fcTL"
+        if later == 2:
+            break
+    return False
 
 
 def _has_one_scan(data: bytes) -> bool:

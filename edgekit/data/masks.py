@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from struct import pack, unpack_from
@@ -24,6 +24,7 @@ from edgekit.data.mend import Mended, Notes
 from edgekit.data.sample import Object
 from edgekit.errors import EdgekitError
 from edgekit.lazy import cv2, np
+from edgekit.words import counted
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -63,11 +64,11 @@ def finder(listing: Listing, asked: bool) -> Maker | None:
 
 
 def find(listing: Listing) -> tuple[dict[Source, Path | None], tuple[Source, ...]]:
-    """Pair each picture with its mask, None when it has none; and the masks that belong to no picture."""
+    """Pair each picture with its mask, None when it has none; and the masks that belong to no picture, or are refused."""
     masks: dict[_Identity, list[tuple[int, str, Source]]] = {}
     pictures: list[Source] = []
     owned: list[tuple[Source, list[_Identity]]] = []
-    for source in [*listing.sources, *_beside(listing.root)]:
+    for source in [*listing.sources, *_beside(listing)]:
         claims = _claims(source)
         if claims is None:
             pictures.append(source)
@@ -82,25 +83,29 @@ def find(listing: Listing) -> tuple[dict[Source, Path | None], tuple[Source, ...
             pictures.append(source)
     pairs: dict[Source, Path | None] = {}
     for source in pictures:
-        fitting = [one for one in masks.get(_identity(source), []) if one[2] is not source]
+        fitting = [one for one in masks.get(_identity(source), []) if one[2] is not source and not one[2].refused]
         pairs[source] = min(fitting)[2].path if fitting else None
-    left = [source for source, claimed in owned if _in_folder(source) and claimed and not known & set(claimed)]
+    left = [
+        source
+        for source, claimed in owned
+        if _in_folder(source) and claimed and (source.refused or not known & set(claimed))
+    ]
     return pairs, tuple(sorted(left, key=lambda source: source.key))
 
 
-def _beside(root: Path) -> tuple[Source, ...]:
+def _beside(listing: Listing) -> tuple[Source, ...]:
     """Give the masks beside a folder of pictures that was given itself."""
-    above = root.absolute()
+    above = listing.root.absolute()
     if above.name.lower() not in PICTURES:
         return ()
     found: list[Source] = []
     for folder in sorted(above.parent.iterdir()):
         if folder.name.lower() in _MASKS and folder.is_dir() and not folder.name.startswith("."):
             try:
-                inner = scan(folder).sources
+                inner = scan(folder, listing.links).sources
             except EdgekitError:
                 continue
-            found += [Source(one.path, f"{folder.name}/{one.key}", one.bytes) for one in inner]
+            found += [replace(one, key=f"{folder.name}/{one.key}") for one in inner]
     return tuple(found)
 
 
@@ -145,10 +150,13 @@ def read(
     listing: Listing, pairs: Mapping[Source, Path | None], others: Sequence[Source], frame: str = "auto"
 ) -> Dataset:
     """Read pictures and the masks that `find` gave; what is missing is a note, never an error."""
-    notes = [Mended(source.key, "picture", "a mask without a picture", dropped=True) for source in others]
+    notes = []
+    for source in others:
+        what = f"a mask is left out: {source.refused}" if source.refused else "a mask without a picture"
+        notes.append(Mended(source.key, "picture", what, dropped=True))
     bare = sum(path is None for path in pairs.values())
     if bare:
-        what = f"{bare} of {len(pairs)} pictures have no mask"
+        what = f"{bare} of {counted(len(pairs), 'picture')} without a mask"
         notes.append(Mended(str(listing.root), "labels", what, count=bare))
     entries = tuple(
         Entry(source, splits.of_folders(source.key), mask=path)
@@ -163,6 +171,7 @@ def read(
         splits.ordered(one.split for one in entries),
         origin=origin,
         mended=tuple(notes),
+        form="outline",
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.data import outline
 from edgekit.lazy import np
+from edgekit.words import counted
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -57,8 +58,8 @@ class Notes:
 def clean(objects: Iterable[Object], size: tuple[int, int], classes: int, notes: Notes) -> tuple[Object, ...]:
     """Mend the objects of a picture of `size` (width, height); those that cannot be are left out.
 
-    Reversed corners are swapped, boxes and outlines clipped to the picture, points outside it unlabelled; a box without
-    area is taken from its outline. classes: their number, 0 when it is not known.
+    Reversed corners are swapped, boxes and outlines clipped to the picture (but for corners of turned boxes), points
+    outside it unlabelled; a box without area is taken from its outline. classes: their number, 0 when it is not known.
     """
     kept: list[Object] = []
     seen: set[tuple[object, ...]] = set()
@@ -92,25 +93,33 @@ def _mend(one: Object, size: tuple[int, int], classes: int, notes: Notes) -> Obj
     extra = one.extra
     if "parts" in extra:
         extra = {**extra, "parts": clean(extra["parts"], size, 0, notes)}
-    return replace(one, box=box, polygons=polygons, region=region, keypoints=_keypoints(one, size, notes), extra=extra)
+    oriented = one.oriented and [len(part) for part in polygons] == [4]
+    points = _keypoints(one, size, notes)
+    return replace(one, box=box, polygons=polygons, region=region, keypoints=points, oriented=oriented, extra=extra)
 
 
 def _outline(one: Object, size: tuple[int, int], notes: Notes) -> tuple[tuple[ndarray, ...], ndarray | None]:
-    polygons = []
+    polygons: list[ndarray] = []
     for part in one.polygons:
         finite = part[np.isfinite(part).all(axis=1)]
         if len(finite) < len(part):
-            notes.add("outline", f"{len(part) - len(finite)} points of an outline are not numbers", dropped=True)
-        whole = outline.clip(finite, size) if len(finite) >= 3 else finite
-        if len(whole) < 3 or abs(outline.area(whole)) <= 0:
+            what = counted(len(part) - len(finite), "point", "of an outline is no number", "of an outline are no numbers")
+            notes.add("outline", what, dropped=True)
+        whole = _clipped(finite, size, one.oriented) if len(finite) >= 3 else ()
+        if not whole:
             notes.add("outline", "a part of an outline without area in the picture", dropped=True)
-            continue
-        polygons.append(whole)
+        polygons += whole
     region = one.region
     if region is not None and (region.shape != size[::-1] or not region.any()):
         notes.add("outline", "an outline in run lengths that is empty or of another size", dropped=True)
         region = None
     return tuple(polygons), region
+
+
+def _clipped(polygon: ndarray, size: tuple[int, int], oriented: bool) -> tuple[ndarray, ...]:
+    """Cut a polygon at the frame; a turned box keeps its four corners, wherever they are, when some of it is inside."""
+    inside = outline.clip(polygon, size) if abs(outline.signed_area(polygon)) > outline.SLIVER else ()
+    return (polygon,) if oriented and inside else inside
 
 
 def _box(
@@ -135,7 +144,7 @@ def _box(
         notes.add("outside", "a box outside the picture", dropped=True)
         return None
     beyond = float(np.abs(whole - inside).max())
-    if beyond > ROUNDING:
+    if beyond > ROUNDING and not one.oriented:  # the corners of turned boxes may lie outside
         notes.add("clipped", f"a box reaches {beyond:.4g} pixels outside the picture: clipped")
     return inside
 
@@ -149,7 +158,8 @@ def _keypoints(one: Object, size: tuple[int, int], notes: Notes) -> ndarray | No
     reach = np.abs(points[:, :2] - np.clip(points[:, :2], 0.0, np.array(size, np.float64))).max(axis=1)
     away = seen & ~(finite & (reach <= 1.0))
     if away.any():
-        notes.add("keypoints", f"{int(away.sum())} points outside the picture: not labelled", count=int(away.sum()))
+        count = int(away.sum())
+        notes.add("keypoints", f"{counted(count, 'point')} outside the picture: not labelled", count=count)
     points[~seen | away] = 0.0
     points[:, :2] = np.clip(points[:, :2], 0.0, np.array(size, np.float64))
     points[:, 2] = np.clip(np.rint(points[:, 2]), 0, 2)

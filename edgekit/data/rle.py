@@ -30,9 +30,10 @@ def decode(counts: str | bytes | Sequence[int], height: int, width: int) -> ndar
     return np.ascontiguousarray(flat.reshape(width, height).T)
 
 
-def encode(region: ndarray) -> str:
-    """Encode an HxW bool region in the compressed form."""
-    return _pack(runs(region))
+def encode(region: ndarray, *, plain: bool = False) -> str | list[int]:
+    """Encode an HxW bool region, in the compressed form or as plain numbers."""
+    lengths = runs(region)
+    return lengths if plain else _pack(lengths)
 
 
 def runs(region: ndarray) -> list[int]:

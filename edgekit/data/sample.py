@@ -24,8 +24,8 @@ class Object:
     Kx3 float64, x, y and 0 (not labelled), 1 (hidden) or 2 (visible). oriented: the one polygon is a turned rectangle.
     crowd: it stands for many that are not told apart. extra: what the layout says of it beyond that, kept as it is.
 
-    Augmentation keeps two things of its own here. visible: the share of the source's object that is left. span: the 3x3
-    matrix from the square -1..1 to what a box alone stood for before it was turned, so that turning it on, or back,
+    Augmentation keeps three things of its own here. visible: the share of the source's object that is left. extent: the
+    share that its label still spans, which what lies under noise belongs to. span: the 3x3 matrix from the square -1..1 to what a box alone stood for before it was turned, so that turning it on, or back,
     starts from there and not from the looser box; None: the box itself.
     """
 
@@ -38,6 +38,7 @@ class Object:
     crowd: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
     visible: float = 1.0
+    extent: float = 1.0
     span: np.ndarray | None = None
 
 

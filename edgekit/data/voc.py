@@ -2,6 +2,9 @@
 
 VOC counts pixels from 1 and means both ends: a box covers xmin - 1 .. xmax in `sample.py`'s coordinates. Tools that
 write fractions, or 0 for the picture's edge, mean those coordinates themselves; the whole set decides which it is.
+
+Beyond VOC, objects may have a turned box (roLabelImg's `robndbox`: cx, cy, w, h, and the angle in radians, clockwise)
+or outlines (`polygon`: x1, y1, x2, ..., or LabelMe's `pt` with x and y), in those coordinates.
 """
 
 from __future__ import annotations
@@ -15,14 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from edgekit.data import dataset_yaml, splits
+from edgekit.data import dataset_yaml, outline, splits
 from edgekit.data.dataset import Dataset, Entry
-from edgekit.data.folder import Listing, Source
+from edgekit.data.folder import LEADS_OUTSIDE, Listing, Source
 from edgekit.data.frame import place, upright_size
 from edgekit.data.headers import Header
 from edgekit.data.mend import Mended, Notes, clean
 from edgekit.data.sample import Object
 from edgekit.lazy import np
+from edgekit.words import counted
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -38,7 +42,7 @@ LABELS = ("Annotations", "annotations", "labels_voc", "labels", "xml", "xmls")
 SETS = "ImageSets"
 MASKS = "SegmentationClass"
 FLAGS = ("pose", "truncated", "difficult", "occluded")  # what VOC says of an object beyond its class and box
-_OF_OBJECT = ("name", "bndbox", "part")
+OF_OBJECT = ("name", "bndbox", "robndbox", "polygon", "part")
 _OF_PICTURE = ("filename", "path", "size", "object")
 _SAMPLE = 20  # files that are tried before a folder is judged
 _LONGEST = 1 << 24  # bytes of a label file
@@ -102,6 +106,8 @@ class _Survey:
     boxes: int = 0
     fractions: int = 0
     edges: Counter[float] = field(default_factory=Counter)
+    outlined: bool = False
+    oriented: bool = False
     _shared: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = field(default_factory=dict)
 
     def add(self, path: Path, tree: Element) -> None:
@@ -109,13 +115,20 @@ class _Survey:
         texts = {child.tag: _text(tree, child.tag) for child in tree if child.tag not in _OF_PICTURE and not len(child)}
         self.extra[path] = self._shared.setdefault(tuple(texts.items()), texts)
         for one in tree.findall("object"):
-            self.names.add(_text(one, "name"))
+            self.names |= {_text(one, "name")} - {""}
+            self.outlined = self.outlined or one.find("polygon") is not None
+            self.oriented = self.oriented or one.find("robndbox") is not None
             box = _corners(one)
             if box is None:
                 continue
             self.boxes += 1
             self.fractions += any(side != int(side) for side in box if math.isfinite(side))
             self.edges.update(box[:2])
+
+    @property
+    def form(self) -> str:
+        """Tell `Dataset.form`."""
+        return "oriented" if self.oriented else "outline" if self.outlined else "box"
 
     @property
     def offset(self) -> float:
@@ -129,14 +142,16 @@ def read(listing: Listing, pairs: Sequence[Pair], frame: str = "auto") -> Datase
     notes: list[Mended] = []
     survey = _Survey()
     files = [path for _, path in pairs if path is not None]
-    for file in files:
+    paired = _adopt(pairs, files, notes)
+    every = [path for _, path in paired if path is not None]
+    outside = listing.leading_outside(every)
+    for file in (file for file in every if file not in outside):
         tree = _tree(file)
         if tree is not None:
             survey.add(file, tree)
-    paired = _adopt(pairs, files, survey, notes)
     bare = sum(path is None for _, path in paired)
     if bare:
-        what = f"{bare} of {len(paired)} pictures have no label file: taken as pictures without objects"
+        what = f"{bare} of {counted(len(paired), 'picture')} without a label file: taken as without objects"
         notes.append(Mended(files[0].parent.name, "labels", what, count=bare))
     if survey.boxes and not survey.offset:
         what = "coordinates are fractions or begin at 0: taken as they are, not as VOC's, which begin at 1"
@@ -150,13 +165,22 @@ def read(listing: Listing, pairs: Sequence[Pair], frame: str = "auto") -> Datase
         stem = _stem(source)
         split = sets.get(stem) or sets.get(stem.rpartition("/")[2]) or splits.of_folders(source.key)
         extra = survey.extra.get(path, {}) if path is not None else {}
-        loader = _File(path, position, survey.offset, frame)
+        loader = _File(path, position, survey.offset, frame, path in outside)
         entries.append(Entry(source, split, mask=masks.get(stem), extra=extra, loader=loader))
     found = splits.ordered(one.split for one in entries)
-    return Dataset(listing.root, "voc", tuple(entries), names, found, origin=files[0].parent, mended=tuple(notes))
+    return Dataset(
+        listing.root,
+        "voc",
+        tuple(entries),
+        names,
+        found,
+        origin=files[0].parent,
+        mended=tuple(notes),
+        form=survey.form,
+    )
 
 
-def _adopt(pairs: Sequence[Pair], files: Sequence[Path], survey: _Survey, notes: list[Mended]) -> list[Pair]:
+def _adopt(pairs: Sequence[Pair], files: Sequence[Path], notes: list[Mended]) -> list[Pair]:
     """Give files without a picture of their name to the picture they state; note those that state none."""
     known = set(files)
     others = [path for folder in sorted({path.parent for path in files}) for path in sorted(folder.glob("*.xml"))]
@@ -166,7 +190,6 @@ def _adopt(pairs: Sequence[Pair], files: Sequence[Path], survey: _Survey, notes:
         name = _text(tree, "filename").replace("\\", "/").rpartition("/")[2] if tree is not None else ""
         if tree is not None and any(source.path.name == name and file is None for source, file in pairs):
             stated[name] = path
-            survey.add(path, tree)
         else:
             notes.append(Mended(path.name, "picture", "a label file without a picture", dropped=True))
     return [(source, path or stated.get(source.path.name)) for source, path in pairs]
@@ -218,21 +241,29 @@ def _masks(listing: Listing) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class _File:
-    """Reads a label file; without one there are no objects."""
+    """Reads a label file; without one, or when it is refused, there are no objects."""
 
     path: Path | None
     position: Mapping[str, int]
     offset: float
     frame: str
+    refused: bool = False
 
     def objects(self, header: Header, notes: Notes) -> tuple[Object, ...]:
         """Read the objects, in pixels of the upright picture."""
+        if self.refused:
+            notes.add("file", f"its label file is {LEADS_OUTSIDE}", dropped=True)
+            return ()
         tree = _tree(self.path) if self.path is not None else None
         if tree is None:
             if self.path is not None:
                 notes.add("file", "its label file cannot be read", dropped=True)
             return ()
-        made = [self._object(one, self.position.get(_text(one, "name"), -1), notes) for one in tree.findall("object")]
+        found = [(one, self.position.get(_text(one, "name"))) for one in tree.findall("object")]
+        unnamed = sum(number is None for _, number in found)
+        if unnamed:
+            notes.add("class", "an object without a name", dropped=True, count=unnamed)
+        made = [self._object(one, number, notes) for one, number in found if number is not None]
         stated = (_side(tree, "width"), _side(tree, "height"))
         objects = [one for one in made if one is not None]
         placed = place(objects, stated if all(stated) else (0, 0), header, self.frame, notes)
@@ -240,13 +271,21 @@ class _File:
 
     def _object(self, one: Element, number: int, notes: Notes) -> Object | None:
         corners = _corners(one)
-        if corners is None:
+        turned = _turned(one)
+        polygons = (turned,) if turned is not None else tuple(filter(len, map(_polygon, one.findall("polygon"))))
+        around = outline.bounds(polygons)
+        if corners is None and around is None:
             notes.add("number", f"{_text(one, 'name')[:40] or 'an object'} without a box of four numbers", dropped=True)
             return None
+        for tag, read in (("robndbox", int(turned is not None)), ("polygon", len(polygons))):
+            if len(one.findall(tag)) > read:
+                notes.add("outline", f"a {tag} that cannot be read", dropped=True)
+        box = around if corners is None else self._box(corners, notes)
+        assert box is not None
         extra: dict[str, Any] = {
-            child.tag: (child.text or "").strip() for child in one if child.tag not in _OF_OBJECT and not len(child)
+            child.tag: (child.text or "").strip() for child in one if child.tag not in OF_OBJECT and not len(child)
         }
-        nested = [child.tag for child in one if child.tag not in _OF_OBJECT and len(child)]
+        nested = [child.tag for child in one if child.tag not in OF_OBJECT and len(child)]
         if nested:
             notes.add("lost", f"<{nested[0]}> of an object is not read", dropped=True, count=len(nested))
         parts = [self._object(part, 0, notes) for part in one.findall("part")]
@@ -257,10 +296,12 @@ class _File:
         ]
         if named:
             extra["parts"] = tuple(named)
-        return Object(number, self._box(corners), extra=extra)
+        return Object(number, box, polygons, oriented=turned is not None, extra=extra)
 
-    def _box(self, corners: Sequence[float]) -> ndarray:
+    def _box(self, corners: Sequence[float], notes: Notes) -> ndarray:
         x0, y0, x1, y1 = corners
+        if x0 > x1 or y0 > y1:
+            notes.add("reversed", "corners of a box swapped")
         x0, x1, y0, y1 = min(x0, x1), max(x0, x1), min(y0, y1), max(y0, y1)
         return np.array([x0 - self.offset, y0 - self.offset, x1, y1], np.float64)
 
@@ -290,6 +331,41 @@ def _corners(one: Element) -> tuple[float, float, float, float] | None:
     except ValueError:
         return None
     return x0, y0, x1, y1
+
+
+def _turned(one: Element) -> ndarray | None:
+    """Give the corners of a turned box, 4x2; None when there is none, or its numbers are not."""
+    box = one.find("robndbox")
+    if box is None:
+        return None
+    try:
+        cx, cy, width, height, angle = (float(_text(box, tag)) for tag in TURNED)
+    except ValueError:
+        return None
+    if not all(map(math.isfinite, (cx, cy, width, height, angle))):
+        return None
+    cos, sin = math.cos(angle), math.sin(angle)
+    half = np.array(outline.SQUARE) * (width / 2, height / 2)
+    corners: ndarray = half @ np.array([[cos, sin], [-sin, cos]]) + (cx, cy)
+    return corners
+
+
+TURNED = ("cx", "cy", "w", "h", "angle")
+
+
+def _polygon(element: Element) -> ndarray:
+    """Read an outline, Mx2; 0x2 when it is none of three or more points."""
+    texts = {child.tag: child.text for child in element}
+    points = element.findall("pt")
+    try:
+        if points:
+            rows = [(float(_text(point, "x")), float(_text(point, "y"))) for point in points]
+        else:
+            count = sum(tag[:1] == "x" for tag in texts)
+            rows = [(float(texts[f"x{n}"] or ""), float(texts[f"y{n}"] or "")) for n in range(1, count + 1)]
+    except (KeyError, ValueError):
+        rows = []
+    return np.array(rows if len(rows) >= 3 else (), np.float64).reshape(-1, 2)
 
 
 def _side(tree: Element, tag: str) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgekit.data import outline, rle, splits
+from edgekit.data.coco import OWN, outline_digest
 from edgekit.data.mend import Notes
 from edgekit.data.writer import Files, Output, Rows, Schema, Written, finish, objects_in
 
@@ -107,14 +108,18 @@ def _file_name(picture: str, split: str | None) -> str:
 
 def _annotation(one: Object, pose: bool, notes: Notes) -> dict[str, Any]:
     x0, y0, x1, y1 = one.box.tolist()
+    own = one.extra.get(OWN, {})
     made: dict[str, Any] = {
         "number": one.number,
         "bbox": [_round(value) for value in (x0, y0, x1 - x0, y1 - y0)],
-        "area": _round(_area(one)),
+        "area": own["area"] if own.get("digest") == outline_digest(one) else _round(_area(one)),
         "iscrowd": int(one.crowd),
+        "segmentation": [],  # no outline, as Roboflow and CVAT say it: many readers ask for the key
     }
     if one.region is not None:
-        made["segmentation"] = {"size": list(one.region.shape), "counts": rle.encode(one.region)}
+        # COCO itself has the outlines of crowds as plain numbers.
+        counts = rle.encode(one.region, plain=own.get("plain", one.crowd))
+        made["segmentation"] = {"size": list(one.region.shape), "counts": counts}
     elif one.polygons:
         made["segmentation"] = [_flat(part) for part in one.polygons]
     if one.oriented:
@@ -131,7 +136,7 @@ def _area(one: Object) -> float:
     if one.region is not None:
         return float(one.region.sum())
     if one.polygons:
-        return sum(abs(outline.area(part)) for part in one.polygons)
+        return outline.area(one.polygons)
     x0, y0, x1, y1 = one.box.tolist()
     return float((x1 - x0) * (y1 - y0))
 
@@ -140,6 +145,8 @@ def _plain(extra: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
     """Give what survives JSON of an object's or a picture's extra; parts become names and boxes."""
     kept: dict[str, Any] = {}
     for key, value in extra.items():
+        if key == OWN:
+            continue
         if key == "parts":
             kept[key] = [{"name": part.extra.get("name", ""), "bbox": _flat(_corners(part))} for part in value]
             continue

@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgekit.data import masks
+from edgekit.data import masks, splits
 from edgekit.data.mend import Notes
-from edgekit.data.writer import Files, Output, Rows, Schema, Written, encoded, finish, note_lost, note_objects
+from edgekit.data.writer import (
+    Files,
+    Output,
+    Rows,
+    Schema,
+    Written,
+    encoded,
+    finish,
+    note_lost,
+    note_objects,
+    said,
+)
 
 _PICTURES = "images"
 
@@ -22,8 +33,8 @@ class Masks:
         self._rows = Rows()
 
     def place(self, key: str, split: str | None = None, label: str | None = None) -> str:
-        """Keep a key that has a folder of pictures, else put it below images."""
-        return key if _folder(key) is not None else f"{_PICTURES}/{key}"
+        """Keep a key that has a folder of pictures, else put it below images; folders tell the splits."""
+        return splits.below(key if _folder(key) is not None else f"{_PICTURES}/{key}", split, masks.PICTURES)
 
     def label(self, output: Output) -> Written:
         """Write the mask of one picture."""
@@ -37,7 +48,12 @@ class Masks:
             note_objects(output, self.kind, "objects of one class told apart", _touching(output), notes)
         else:
             note_objects(output, self.kind, "objects beside the mask", len(output.objects), notes)
-        note_objects(output, self.kind, "keypoints", sum(o.keypoints is not None for o in output.objects), notes)
+        for what, lost in (
+            ("keypoints", [one.keypoints is not None for one in output.objects]),
+            ("crowds (painted like others)", [one.crowd for one in output.objects]),
+            ("fields beyond the class", [bool(said(one)) for one in output.objects]),
+        ):
+            note_objects(output, self.kind, what, sum(lost), notes)
         picture = self.place(output.key, output.split, output.label)
         most = max((one.number + 1 for one in output.objects), default=0) if output.mask is None else 0
         return finish(output, picture, ((_mask_path(picture), masks.encode(mask)),), notes, classes=most)

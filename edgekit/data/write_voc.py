@@ -1,18 +1,21 @@
 """Pascal VOC labels out: an XML file a picture, and ImageSets (VOC2012 development kit).
 
-Coordinates are VOC's: whole pixels, counted from 1, both ends included, so that boxes are kept to half a pixel.
+Boxes are in whole pixels, counted from 1, both ends included, as VOC has them, and so kept to half a pixel.
+Turned boxes and outlines stand beside them in a `robndbox` or `polygon`, as `voc.py` reads them.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
 from edgekit.data import masks, splits
+from edgekit.data.coco import OWN
 from edgekit.data.mend import Notes
-from edgekit.data.voc import FLAGS, MASKS, SETS
+from edgekit.data.voc import FLAGS, MASKS, OF_OBJECT, SETS, TURNED
 from edgekit.data.writer import (
     Files,
     Output,
@@ -34,11 +37,13 @@ _PICTURES = "JPEGImages"
 _OTHERS = ("images", "imgs", "img", "image", "leftimg8bit")
 _TAG = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _OF_PICTURE = ("filename", "path", "size", "object")
+# An object of which the label spans less is truncated, as one that is covered is not: "more than 15-20% outside the box" (VOC2011 annotation guidelines).
+WHOLE = 0.85
 _DEFAULTS = {"pose": "Unspecified", "truncated": "0", "difficult": "0"}
 
 
 class Voc:
-    """Boxes of named objects, and masks in SegmentationClass."""
+    """Boxes of named objects, their outlines, and masks in SegmentationClass."""
 
     kind = "voc"
 
@@ -95,12 +100,15 @@ class Voc:
         return "\n".join([*lines, "</annotation>", ""])
 
     def _object(self, one: Object, size: tuple[int, int], notes: Notes) -> list[str]:
-        extra = {key: value for key, value in one.extra.items() if key != "parts"}
-        texts = _DEFAULTS | _texts(extra, "an object", notes, without=("name", "bndbox", "part"))
+        extra = {key: value for key, value in one.extra.items() if key not in ("parts", OWN)}
+        texts = _DEFAULTS | _texts(extra, "an object", notes, without=OF_OBJECT)
+        if one.extent < WHOLE:
+            texts["truncated"] = "1"
         ordered = {tag: texts[tag] for tag in (*FLAGS, *texts) if tag in texts}
         lines = ["\t<object>", _element(2, "name", self._schema.name(one.number))]
         lines += [_element(2, tag, text) for tag, text in ordered.items()]
         lines += _box(2, one, size, notes)
+        lines += _turned(one.polygons[0]) if one.oriented else [row for part in one.polygons for row in _polygon(part)]
         for part in one.extra.get("parts", ()):
             lines += ["\t\t<part>", _element(3, "name", part.extra.get("name", "")), *_box(3, part, size, notes)]
             lines.append("\t\t</part>")
@@ -133,6 +141,22 @@ def _box(depth: int, one: Object, size: tuple[int, int], notes: Notes) -> list[s
     return [f"{indent}<bndbox>", *edges, f"{indent}</bndbox>"]
 
 
+def _turned(corners: np.ndarray) -> list[str]:
+    """Write a turned box: its middle, its sides, and the angle of the first of them."""
+    (x, y), (across, down) = corners.mean(axis=0).tolist(), (corners[1] - corners[0]).tolist()
+    width, height = math.hypot(across, down), math.hypot(*(corners[2] - corners[1]).tolist())
+    values = [*(f"{value:.3f}" for value in (x, y, width, height)), f"{math.atan2(down, across) % math.tau:.6f}"]
+    rows = [_element(3, tag, value) for tag, value in zip(TURNED, values, strict=True)]
+    return ["\t\t<robndbox>", *rows, "\t\t</robndbox>"]
+
+
+def _polygon(points: np.ndarray) -> list[str]:
+    rows = []
+    for number, (x, y) in enumerate(points.tolist(), 1):
+        rows += [_element(3, f"x{number}", f"{x:.3f}"), _element(3, f"y{number}", f"{y:.3f}")]
+    return ["\t\t<polygon>", *rows, "\t\t</polygon>"]
+
+
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -156,7 +180,6 @@ def _texts(extra: Mapping[str, Any], whose: str, notes: Notes, *, without: Seque
 
 def _note_losses(output: Output, notes: Notes) -> None:
     objects = output.objects
-    outlined = sum(bool(one.polygons) or one.region is not None for one in objects)
-    note_objects(output, "voc", "outlines", outlined, notes)
+    note_objects(output, "voc", "outlines in run lengths", sum(one.region is not None for one in objects), notes)
     note_objects(output, "voc", "keypoints", sum(one.keypoints is not None for one in objects), notes)
     note_objects(output, "voc", "crowds (kept as one object)", sum(one.crowd for one in objects), notes)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgekit.data import outline, splits
-from edgekit.data.mend import Notes
+from edgekit.data.mend import ROUNDING, Notes
 from edgekit.data.writer import (
     Files,
     Output,
@@ -17,11 +17,12 @@ from edgekit.data.writer import (
     finish,
     note_objects,
     objects_in,
+    said,
     split_folder,
     without,
 )
 from edgekit.data.yaml import quoted
-from edgekit.lazy import np
+from edgekit.lazy import cv2, np
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -33,7 +34,10 @@ _OTHERS = ("jpegimages", "imgs", "img", "image", "leftimg8bit")
 
 
 class Yolo:
-    """Boxes, outlines (a box beside outlines becomes its four corners), or boxes with keypoints."""
+    """Boxes, outlines, turned boxes (a box beside either becomes its four corners), or boxes with keypoints.
+
+    One form for the whole set: Ultralytics drops all outlines when some lines have none.
+    """
 
     kind = "yolo"
 
@@ -51,9 +55,8 @@ class Yolo:
         """Write the label file of one picture."""
         notes = Notes(output.key)
         objects = objects_in(output, self.kind, notes)
-        shape = self._schema.keypoint_shape
-        lines = _lines(objects, (output.width, output.height), shape)
-        _note_losses(output, objects, shape, notes)
+        lines = _lines(output, objects, self._schema, notes)
+        _note_losses(output, objects, self._schema, notes)
         picture = self.place(output.key, output.split, output.label)
         most = max((one.number + 1 for one in objects), default=0)
         files = ((_label_path(picture), "".join(f"{line}\n" for line in lines).encode("ascii")),)
@@ -99,8 +102,10 @@ def _yaml(schema: Schema, names: Sequence[str], places: dict[str, list[str]]) ->
     for split in splits.ordered(places):
         found = [quoted(place) for place in places[split]]
         lines.append(f"{split}: {found[0] if len(found) == 1 else '[' + ', '.join(found) + ']'}")
+    if schema.keypoint_shape is None and schema.form == "oriented":
+        lines.append("task: obb")  # not Ultralytics', which is told; nothing else tells turned boxes from outlines
     if schema.keypoint_shape is not None:
-        lines.append(f"kpt_shape: [{schema.keypoint_shape[0]}, {schema.keypoint_shape[1]}]")
+        lines.append(f"kpt_shape: [{schema.keypoint_shape[0]}, 3]")
         if schema.flip_index:
             lines.append(f"flip_idx: [{', '.join(map(str, schema.flip_index))}]")
         if schema.keypoint_names:
@@ -130,21 +135,26 @@ def _label_path(picture: str) -> str:
 # ---- lines
 
 
-def _lines(objects: Sequence[Object], size: tuple[int, int], shape: tuple[int, int] | None) -> list[str]:
+def _lines(output: Output, objects: Sequence[Object], schema: Schema, notes: Notes) -> list[str]:
+    shape = schema.keypoint_shape
     # A reader takes all lines of a file for outlines as soon as one of them is.
-    outlined = shape is None and any(_has_outline(one) for one in objects)
-    scale = np.array(size, np.float64)
-    lines = []
+    outlined = shape is None and (schema.form != "box" or any(_has_outline(one) for one in objects))
+    scale = np.array([output.width, output.height], np.float64)
+    lines, moved = [], 0
     for one in objects:
         box = one.box.reshape(2, 2) / scale
         if outlined:
-            numbers = (_one_polygon(one) / scale).reshape(-1)
+            polygon = _rectangle(one) if schema.form == "oriented" else _one_polygon(one)
+            inside = np.clip(polygon, 0.0, scale)  # Ultralytics refuses shares beyond 0..1
+            moved += bool(np.abs(polygon - inside).max() > ROUNDING)
+            numbers = (inside / scale).reshape(-1)
         else:
             numbers = np.concatenate([box.mean(axis=0), box[1] - box[0]])
         words = [_number(value) for value in numbers.tolist()]
         if shape is not None:
-            words += _points(one, scale, shape)
+            words += _points(one, scale, shape[0])
         lines.append(" ".join([str(one.number), *words]))
+    note_objects(output, "yolo", "corners outside the picture (moved to its edge)", moved, notes)
     return lines
 
 
@@ -158,17 +168,25 @@ def _one_polygon(one: Object) -> ndarray:
         return outline.join(one.polygons)
     if one.region is not None and one.region.any():
         return outline.join(outline.trace(one.region))
-    x0, y0, x1, y1 = one.box
-    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+    return outline.corners(one.box)
 
 
-def _points(one: Object, scale: ndarray, shape: tuple[int, int]) -> list[str]:
-    count, numbers = shape
+def _rectangle(one: Object) -> ndarray:
+    """Give the four corners of a turned box; of an outline, those of the smallest rectangle around it."""
+    polygon = _one_polygon(one)
+    if len(polygon) == 4:
+        return polygon
+    around = cv2.convexHull(polygon.astype(np.float32)).reshape(-1, 2).astype(np.float64)
+    return outline.smallest_rectangle(around, outline.corners(one.box))
+
+
+def _points(one: Object, scale: ndarray, count: int) -> list[str]:
+    """Give three numbers a point, always: of two numbers, Ultralytics takes a point that is lost (0 0) for visible."""
     points = np.zeros((count, 3)) if one.keypoints is None else np.array(one.keypoints, np.float64)
     points[:, :2] /= scale
     words: list[str] = []
     for x, y, seen in points.tolist():
-        words += [_number(x), _number(y)] + ([str(int(seen))] if numbers == 3 else [])
+        words += [_number(x), _number(y), str(int(seen))]
     return words
 
 
@@ -178,29 +196,28 @@ def _number(value: float) -> str:
     return "0" if text in ("", "-0") else text
 
 
-def _note_losses(output: Output, objects: Sequence[Object], shape: tuple[int, int] | None, notes: Notes) -> None:
+def _note_losses(output: Output, objects: Sequence[Object], schema: Schema, notes: Notes) -> None:
     def note(what: str, count: int) -> None:
         note_objects(output, "yolo", what, count, notes)
 
     note("crowds (kept as one object)", sum(one.crowd for one in objects))
-    note("fields beyond its label", sum(bool(_said(one)) for one in objects))
-    if shape is None:
-        note("keypoints in this set", sum(one.keypoints is not None for one in objects))
-        outlined = [one for one in objects if _has_outline(one)]
-        several = sum(len(one.polygons) > 1 or one.region is not None for one in outlined)
-        note("outlines in parts or run lengths (joined to one polygon)", several)
-        apart = 0
-        for one in outlined:
-            bounds = outline.bounds(one.polygons, one.region)
-            apart += bounds is not None and bool(np.abs(bounds - one.box).max() > 0.01)
-        note("boxes beside outlines (taken from the outline)", apart)
+    note("fields beyond its label", sum(bool(said(one)) for one in objects))
+    if schema.keypoint_shape is not None:
+        note("outlines in a pose set", sum(_has_outline(one) for one in objects))
         return
-    note("outlines in a pose set", sum(_has_outline(one) for one in objects))
-    hidden = [one for one in objects if one.keypoints is not None and (one.keypoints[:, 2] == 1).any()]
-    note("hidden keypoints of two numbers", len(hidden) if shape[1] == 2 else 0)
+    note("keypoints in this set", sum(one.keypoints is not None for one in objects))
+    outlined = [one for one in objects if _has_outline(one)]
+    if schema.form == "oriented":
+        note("outlines among turned boxes (their smallest rectangle)", sum(not _has_corners(one) for one in outlined))
+        return
+    several = sum(len(one.polygons) > 1 or one.region is not None for one in outlined)
+    note("outlines in parts or run lengths (joined to one polygon)", several)
+    apart = 0
+    for one in outlined:
+        bounds = outline.bounds(one.polygons, one.region)
+        apart += bounds is not None and bool(np.abs(bounds - one.box).max() > 0.01)
+    note("boxes beside outlines (taken from the outline)", apart)
 
 
-def _said(one: Object) -> dict[str, Any]:
-    """Give what an object's extra says beyond the defaults that layouts fill in."""
-    plain = {"pose": ("Unspecified", ""), "truncated": ("0", ""), "difficult": ("0", ""), "occluded": ("0", "")}
-    return {key: value for key, value in one.extra.items() if value not in plain.get(key, ())}
+def _has_corners(one: Object) -> bool:
+    return len(one.polygons) == 1 and len(one.polygons[0]) == 4

@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgekit.data import splits
 from edgekit.data.mend import Mended, Notes
 from edgekit.errors import EdgekitError
+from edgekit.words import counted
 
 if TYPE_CHECKING:
     from edgekit.data.dataset import Dataset
     from edgekit.data.masks import Mask
     from edgekit.data.sample import Object
+
+# Folders that hold pictures and tell nothing of them.
+PICTURES = ("images", "imgs", "image", "img", "jpegimages")
 
 Files = tuple[tuple[str, bytes], ...]
 
@@ -57,6 +61,7 @@ class Schema:
     keypoint_names: tuple[str, ...] = ()
     flip_index: tuple[int, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
+    form: str = "box"
 
     def name(self, number: int) -> str:
         """Give the name of a class, its number when it has none."""
@@ -70,7 +75,7 @@ class Schema:
 def schema_of(dataset: Dataset) -> Schema:
     """Gather what a writer needs to know of a data set."""
     shape, names, flip = dataset.keypoint_shape, dataset.keypoint_names, dataset.flip_index
-    return Schema(dataset.names, shape, names, flip, dataset.about)
+    return Schema(dataset.names, shape, names, flip, dataset.about, dataset.form)
 
 
 class Writer(Protocol):
@@ -155,7 +160,18 @@ def note_lost(output: Output, kind: str, notes: Notes, *, label: bool = True, ma
 def note_objects(output: Output, kind: str, what: str, count: int, notes: Notes) -> None:
     """Note that `count` objects lost something."""
     if count:
-        notes.add("lost", f"{kind} has no {what}: of {count} object(s)", dropped=True, count=count)
+        notes.add("lost", f"{kind} has no {what}: of {counted(count, 'object')}", dropped=True, count=count)
+
+
+def said(one: Object) -> dict[str, Any]:
+    """Give what an object's extra says beyond the defaults that layouts fill in, and COCO's own."""
+    plain: dict[str, tuple[str, ...]] = {
+        "pose": ("Unspecified", ""),
+        "truncated": ("0", ""),
+        "difficult": ("0", ""),
+        "occluded": ("0", ""),
+    }
+    return {key: value for key, value in one.extra.items() if key != "coco" and value not in plain.get(key, ())}
 
 
 def objects_in(output: Output, kind: str, notes: Notes) -> Sequence[Object]:
@@ -195,10 +211,14 @@ class Folders:
         self._rows = Rows()
 
     def place(self, key: str, split: str | None = None, label: str | None = None) -> str:
-        """Keep the key where it says the class already, else put the file's name below it."""
-        if label is not None and f"/{key}".rpartition("/")[0].endswith(f"/{label}"):
-            return split_folder(key, split)
-        return split_folder(key if label is None else f"{label}/{key.rpartition('/')[2]}", split)
+        """Keep the key where it says the class already, else put the file's name below it; no folder of pictures."""
+        folders, _, name = key.rpartition("/")
+        if label is not None and f"/{folders}".endswith(f"/{label}"):
+            above = folders.removesuffix(label)  # a class may be called like a split
+            return key if split is None or splits.of_folders(above + name) == split else f"{split}/{key}"
+        if label is None:
+            return split_folder(without(key, PICTURES), split)
+        return split_folder(f"{label}/{key.rpartition('/')[2]}", split)
 
     def label(self, output: Output) -> Written:
         """Say where the picture belongs; objects and masks are lost."""
@@ -217,14 +237,14 @@ class Folders:
 
 
 class Plain(Folders):
-    """Pictures alone, where they are."""
+    """Pictures alone, where they are, below folders of their splits."""
 
     kind = "none"
 
     def place(self, key: str, split: str | None = None, label: str | None = None) -> str:
-        """Keep the key."""
-        return key
+        """Keep the key where it tells the split."""
+        return split_folder(key, split)
 
     def label(self, output: Output) -> Written:
         """Write nothing; whoever asks for pictures alone knows that labels are left out."""
-        return finish(output, output.key, (), Notes(output.key))
+        return finish(output, self.place(output.key, output.split), (), Notes(output.key))

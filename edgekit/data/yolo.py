@@ -1,8 +1,11 @@
 """YOLO labels: a text file a picture, a line an object, coordinates as shares of the upright picture.
 
-A line is `class cx cy w h`, a sixth value being a detector's confidence; `class x y x y x y ...` is a polygon, and a
-turned box when every outline of the set has four corners; in pose data sets (`kpt_shape` in data.yaml) keypoints follow
-the box. Where the label files lie and what their lines mean follows Ultralytics (docs.ultralytics.com/datasets).
+A line is `class cx cy w h`, a sixth value being a detector's confidence; `class x y x y x y ...` is a polygon; in pose
+data sets (`kpt_shape` in data.yaml) keypoints follow the box. Where the label files lie and what their lines mean
+follows Ultralytics (docs.ultralytics.com/datasets).
+
+Turned boxes look like polygons of four corners. A set is one of turned boxes when its data.yaml says `task: obb`, or,
+when it names no task, when every line of every file has four corners and nine in ten of them are parallelograms.
 """
 
 from __future__ import annotations
@@ -16,12 +19,13 @@ from typing import TYPE_CHECKING
 
 from edgekit.data import dataset_yaml, splits
 from edgekit.data.dataset import Dataset, Entry
-from edgekit.data.folder import Listing, Source
+from edgekit.data.folder import LEADS_OUTSIDE, Listing, Source
 from edgekit.data.frame import is_raw, turned, upright_size
 from edgekit.data.headers import Header
 from edgekit.data.mend import Mended, Notes, clean
 from edgekit.data.sample import Object
 from edgekit.lazy import np
+from edgekit.words import counted
 
 if TYPE_CHECKING:
     from edgekit.data.dataset import Maker
@@ -31,6 +35,9 @@ if TYPE_CHECKING:
 PICTURES = "images"
 LABELS = ("labels", "labels_yolo")
 _FAR = 0.5  # how far outside the picture, as a share of it, a corner is taken for sloppiness and not for another unit
+_SKEW = 0.1  # how far apart the middles of its diagonals may be, twice, in a turned box, as a share of one of them
+_MOST = 0.9  # share of the outlines that have to be turned boxes: labels by hand are not exact
+_LONGEST = 1 << 24  # bytes of a label file
 _SAMPLE = 20  # label files with something in them that are tried before a folder is judged
 
 
@@ -40,8 +47,8 @@ def finder(listing: Listing, asked: bool) -> Maker | None:
     first = next((path for _, path in pairs if path is not None), None)
     if first is None:
         return None
-    shape = dataset_yaml.read(listing.root, first.parent, []).keypoint_shape
-    return partial(read, listing, pairs) if asked or is_labelled(pairs, shape) else None
+    settings = dataset_yaml.read(listing.root, first.parent, [])
+    return partial(read, listing, pairs) if asked or is_labelled(pairs, settings) else None
 
 
 # ---- where the files are
@@ -67,19 +74,26 @@ def find(listing: Listing) -> list[Pair]:
     return [(source, path) for source, path in pairs if path is not None or _is_below(source.path, homes)]
 
 
-def is_labelled(pairs: Sequence[Pair], keypoint_shape: tuple[int, int] | None = None) -> bool:
-    """Tell whether the label files hold objects, by the first of them that are not empty."""
+def is_labelled(pairs: Sequence[Pair], settings: dataset_yaml.Settings) -> bool:
+    """Tell whether the label files hold objects, by the first of them that are not empty.
+
+    When all are empty, those that have a folder of their own are taken for labels of pictures without objects.
+    """
     tried = 0
+    apart = False
     for _, path in pairs:
         text = _text(path) if path is not None else None
-        if not text or text.isspace():
+        if path is not None and text is not None and (not text or text.isspace()):
+            apart = apart or any(part in LABELS for part in path.parts)
             continue
-        if parse(text, keypoint_shape=keypoint_shape).shapes:
+        if text is None:
+            continue
+        if parse(text, keypoint_shape=settings.keypoint_shape, names=settings.names).shapes:
             return True
         tried += 1
         if tried == _SAMPLE:
             break
-    return False
+    return apart and not tried
 
 
 def _places(folder: Path) -> list[tuple[Path, Path]]:
@@ -104,19 +118,22 @@ def _is_below(picture: Path, homes: set[Path]) -> bool:
 
 def read(listing: Listing, pairs: Sequence[Pair], frame: str = "auto") -> Dataset:
     """Read the label files that `find` gave, not none; what cannot be read is a note, never an error."""
-    files = [path for _, path in pairs if path is not None]
+    every = [path for _, path in pairs if path is not None]
+    outside = listing.leading_outside(every)
+    files = [path for path in every if path not in outside]
     notes: list[Mended] = []
     settings = dataset_yaml.read(listing.root, files[0].parent, notes)
-    kind = _Kind(len(settings.names), settings.keypoint_shape, _is_oriented(files), frame)
+    form = _form(files, settings)
+    kind = _Kind(settings.names, settings.keypoint_shape, form == "oriented", frame)
     entries = tuple(
-        Entry(source, settings.split_of(source) or splits.of_folders(source.key), loader=_File(path, kind))
+        Entry(source, settings.split_of(source) or splits.of_folders(source.key), loader=_File(path, kind, path in outside))
         for source, path in sorted(pairs, key=lambda pair: pair[0].key)
     )
-    bare = len(pairs) - len(files)
+    bare = len(pairs) - len(every)
     if bare:
-        what = f"{bare} of {len(pairs)} pictures have no label file: taken as pictures without objects"
+        what = f"{bare} of {counted(len(pairs), 'picture')} without a label file: taken as without objects"
         notes.append(Mended("labels", "labels", what, count=bare))
-    notes += _orphans(files)
+    notes += _orphans(every)
     return Dataset(
         listing.root,
         "yolo",
@@ -128,6 +145,7 @@ def read(listing: Listing, pairs: Sequence[Pair], frame: str = "auto") -> Datase
         settings.flip_index,
         origin=files[0].parent,
         mended=tuple(notes),
+        form=form,
     )
 
 
@@ -142,23 +160,47 @@ def _orphans(files: Sequence[Path]) -> Iterator[Mended]:
                 yield Mended(path.name, "picture", "a label file without a picture", dropped=True)
 
 
+def _form(files: Sequence[Path], settings: dataset_yaml.Settings) -> str:
+    """Tell `Dataset.form`: of turned boxes by the task or all lines, else by the first files that say something."""
+    if settings.keypoint_shape is not None:
+        return "box"
+    if settings.task == "obb" or (not settings.task and _is_oriented(files)):
+        return "oriented"
+    tried = 0
+    for path in files:
+        lines = parse(_text(path) or "", names=settings.names).shapes
+        if any(shape.outline for shape in lines):
+            return "outline"
+        tried += bool(lines)
+        if tried == _SAMPLE:
+            break
+    return "box"
+
+
 def _is_oriented(files: Sequence[Path]) -> bool:
-    """Tell whether the outlines are turned boxes: all lines of the first files have four corners."""
-    outlines = 0
-    for path in files[:_SAMPLE]:
+    """Tell whether all lines have four corners, and nearly all are parallelograms: boxes turned, then scaled."""
+    corners = turned = 0
+    for path in files:
         for line in (_text(path) or "").splitlines():
-            words = len(line.split())
-            if words not in (0, 9):
+            words = line.split()
+            if not words:
+                continue
+            try:
+                x0, y0, x1, y1, x2, y2, x3, y3 = (float(word) for word in words[1:])
+            except ValueError:
                 return False
-            outlines += words == 9
-    return outlines > 0
+            corners += 1
+            # In a parallelogram both diagonals have the same middle.
+            across, down = x2 - x0, y2 - y0
+            turned += math.hypot(x0 + x2 - x1 - x3, y0 + y2 - y1 - y3) <= _SKEW * math.hypot(across, down)
+    return corners > 0 and turned >= _MOST * corners
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """What the lines of a data set are: how many classes, the shape of keypoints, turned boxes, in which frame."""
+    """What the lines of a data set are: the names of classes, the shape of keypoints, turned boxes, in which frame."""
 
-    classes: int
+    names: tuple[str, ...]
     keypoint_shape: tuple[int, int] | None
     oriented: bool
     frame: str
@@ -166,18 +208,25 @@ class _Kind:
 
 @dataclass(frozen=True)
 class _File:
-    """Reads a label file; without one there are no objects."""
+    """Reads a label file; without one, or when it is refused, there are no objects."""
 
     path: Path | None
     kind: _Kind
+    refused: bool = False
 
     def objects(self, header: Header, notes: Notes) -> tuple[Object, ...]:
         """Read the objects, in pixels of the upright picture."""
+        if self.refused:
+            notes.add("file", f"its label file is {LEADS_OUTSIDE}", dropped=True)
+            return ()
         text = _text(self.path) if self.path is not None else ""
         if text is None:
             notes.add("file", "its label file cannot be read", dropped=True)
             return ()
-        parsed = parse(text, self.kind.classes, self.kind.keypoint_shape)
+        parsed = parse(text, len(self.kind.names), self.kind.keypoint_shape, self.kind.names)
+        if parsed.named:
+            what = f"{counted(parsed.named, 'line')} with the name of a class, not its number"
+            notes.add("class", what, count=parsed.named)
         for kind, problem in parsed.problems:
             notes.add(kind, problem, dropped=True)
         raw = is_raw((0, 0), header, self.kind.frame)
@@ -185,7 +234,7 @@ class _File:
         objects = [_placed(shape, stored if raw else upright, self.kind.oriented) for shape in parsed.shapes]
         if raw:
             objects = [turned(one, stored, header.orientation) for one in objects]
-        return clean(objects, upright, self.kind.classes, notes)
+        return clean(objects, upright, len(self.kind.names), notes)
 
 
 def _placed(shape: Shape, size: tuple[int, int], oriented: bool) -> Object:
@@ -199,13 +248,13 @@ def _placed(shape: Shape, size: tuple[int, int], oriented: bool) -> Object:
         np.array(shape.box, np.float64) * np.concatenate([scale, scale]),
         polygons,
         keypoints=keypoints,
-        oriented=oriented and bool(polygons),
+        oriented=oriented and len(shape.outline) == 4,
     )
 
 
 def _text(path: Path) -> str | None:
     try:
-        return path.read_text("utf-8-sig", errors="replace")
+        return path.read_text("utf-8-sig", errors="replace") if path.stat().st_size <= _LONGEST else None
     except OSError:
         return None
 
@@ -225,27 +274,37 @@ class Shape:
 
 @dataclass(frozen=True)
 class Parsed:
-    """The objects of a label file, and what was wrong with other lines: a kind of `mend.KINDS` and a phrase each."""
+    """The objects of a label file, and what was wrong with other lines: a kind of `mend.KINDS` and a phrase each.
+
+    named: how many objects are of a class that is named, not numbered.
+    """
 
     shapes: tuple[Shape, ...]
     problems: tuple[tuple[str, str], ...] = ()
+    named: int = 0
 
 
-def parse(text: str, classes: int = 0, keypoint_shape: tuple[int, int] | None = None) -> Parsed:
+def parse(
+    text: str, classes: int = 0, keypoint_shape: tuple[int, int] | None = None, names: Sequence[str] = ()
+) -> Parsed:
     """Parse a label file; a line that is no object is a problem and left out.
 
     classes: their number, 0 when it is not known. keypoint_shape: points an object and numbers a point, in a pose set.
+    names: of the classes, for lines that have one in the place of a number.
     """
-    shapes, problems = [], []
+    shapes, problems, named = [], [], 0
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
         if not words:
             continue
+        known = not _is_number(words[0]) and words[0] in names
         try:
-            shapes.append(_shape(words, classes, keypoint_shape))
+            first = str(names.index(words[0])) if known else words[0]
+            shapes.append(_shape([first, *words[1:]], classes, keypoint_shape))
+            named += known
         except _Problem as problem:
             problems.append((problem.kind, f"line {number} skipped: {problem}"))
-    return Parsed(tuple(shapes), tuple(problems))
+    return Parsed(tuple(shapes), tuple(problems), named)
 
 
 class _Problem(ValueError):  # noqa: N818 (what is wrong with a line; it goes into a note)
@@ -293,6 +352,14 @@ def _points(values: Sequence[float], numbers: int) -> tuple[tuple[float, float, 
     if numbers == 2:
         return tuple((x, y, 2.0 if x or y else 0.0) for x, y in zip(values[::2], values[1::2], strict=True))
     return tuple(zip(values[::3], values[1::3], values[2::3], strict=True))
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _number(word: str) -> float:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from edgekit.report.text import printable
+from edgekit.words import printable
 
 WIDTH, WIDE = 440, 900
 MATRIX_WIDE = 14  # more classes than this need the whole width

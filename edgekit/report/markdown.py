@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from edgekit import files
 from edgekit.report import ranking, text
 from edgekit.report.report import ClassFigures, Report
+from edgekit.words import printable
 
 LAYERS = 30
 
@@ -23,7 +24,7 @@ def render(report: Report) -> str:
         lines += ["", *(f"- {_cell(line)}" for line in said)]
     lines += [*_classes(report), *_search(report), *_layers(report), *_facts(report)]
     lines += ["", _cell(text.wrote(report)), "", f"<!-- {files.MADE_BY} -->", ""]
-    return text.printable("\n".join(lines))
+    return printable("\n".join(lines))
 
 
 def _classes(report: Report) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgekit.report import ranking
 from edgekit.report.report import Accuracy, Candidate, Drift, Latency, Layer, Report, Size
+from edgekit.words import printable
 
 WIDTH, LABEL = 100, 11
 FAR_DB = 20.0  # below this the outputs are called strongly different
@@ -224,9 +225,3 @@ def points(drop: float) -> str:
 def number(value: float) -> str:
     """Show a gate's value."""
     return f"{value:.4g}"
-
-
-def printable(text: str) -> str:
-    """Replace what cannot be shown or written: undecodable bytes of a path, control characters other than newlines."""
-    safe = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c == "\n" or c.isprintable() else f"\\x{ord(c):02x}" for c in safe)

@@ -1,0 +1,58 @@
+"""Random values in numbers too large for a manifest: drawn again from a seed, the same on every machine.
+
+numpy promises the raw bits of PCG64 for all its versions but not the numbers that its generators make of them (NEP 19),
+so nothing but the bits is used here.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from edgekit.lazy import cv2, np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BAND = 1 << 15  # values that are made at a time: more leave the caches, and take four times as long
+
+
+def new_seed(rng: np.random.Generator) -> int:
+    """Draw a seed that survives JSON."""
+    return int(rng.integers(2**32))
+
+
+def uniforms(seed: int, *shape: int) -> np.ndarray:
+    """Give float64 values, uniform in 0..1 (1 excluded)."""
+    raw = np.random.PCG64(seed).random_raw(int(np.prod(shape)))
+    values: np.ndarray = (raw >> np.uint64(11)) * 2.0**-53
+    return values.reshape(shape)
+
+
+class Normals:
+    """A stream of standard normal values: 16 bits of PCG64 each, looked up in the quantiles of the distribution."""
+
+    def __init__(self, seed: int, stream: int = 0) -> None:
+        self._bits = np.random.PCG64([seed, stream] if stream else seed)
+
+    def next(self, *shape: int) -> np.ndarray:
+        """Give the next values, float32; a count that is no multiple of four leaves the rest of a word unused."""
+        count = int(np.prod(shape))
+        values: np.ndarray = cv2.LUT(self._bits.random_raw(-(-count // 4)).view(np.uint16)[:count], _quantiles())
+        return values.reshape(shape)
+
+
+def bands(image: np.ndarray, values: int) -> Iterator[slice]:
+    """Divide the rows of an image, which has so many `values` a row, by eights: no band ends within a word of four."""
+    rows = 8 * max(1, BAND // (8 * values))
+    for top in range(0, len(image), rows):
+        yield slice(top, min(top + rows, len(image)))
+
+
+@functools.cache
+def _quantiles() -> np.ndarray:
+    """Give the middles of 65536 equally likely slices of the normal distribution."""
+    from statistics import NormalDist  # here, because it is slow to import and rarely wanted
+
+    inverse = NormalDist().inv_cdf
+    return np.array([inverse((slice + 0.5) / 65536) for slice in range(65536)], np.float32)
