@@ -1,6 +1,8 @@
 # Targets for people and CI. `make` alone explains them.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long test-loaders lint format tables readme bench-compress bench-ablation bench-calibration bench-latency bench-augment bench-ops gallery clean
+# The tests start the command some thousand times: compiling it anew each time takes a third of their time.
+unexport PYTHONDONTWRITEBYTECODE
+.PHONY: help venv demo test test-long test-loaders lint format tables readme bench-compress bench-ablation bench-calibration bench-latency bench-augment bench-corruptions bench-ops gallery clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,6 +10,7 @@ BIN := $(VENV)/bin
 NNCF := $(VENV)/nncf
 LOADERS := $(VENV)/loaders
 RIVALS := $(VENV)/albumentations
+CORRUPTIONS := $(VENV)/corruptions
 FASHION := sample_data/fashion
 
 help:  ## explain the targets
@@ -83,6 +86,15 @@ $(RIVALS)/.made: benchmarks/augment_rivals.txt
 
 bench-augment: $(VENV)/.test $(RIVALS)/.made  ## compare with Albumentations and others: make bench-augment ASSETS=folder
 	$(BIN)/python benchmarks/augment.py $(ASSETS) --rivals $(RIVALS)/bin/python $(if $(SMALL),--small)
+
+$(CORRUPTIONS)/.made: benchmarks/corruptions_reference.txt
+	$(PYTHON) -m venv $(CORRUPTIONS)
+	$(CORRUPTIONS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	$(CORRUPTIONS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps imagenet-c==0.0.3 imagecorruptions==1.1.2
+	touch $@
+
+bench-corruptions: $(VENV)/.test $(CORRUPTIONS)/.made  ## compare with the published ImageNet-C code: make bench-corruptions ASSETS=folder
+	$(BIN)/python benchmarks/corruptions.py $(ASSETS) --reference $(CORRUPTIONS)/bin/python
 
 bench-ops: $(VENV)/.test  ## time every op on one picture, beside plain OpenCV
 	$(BIN)/python benchmarks/ops.py

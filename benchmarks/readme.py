@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.augment.op import OPS
+from edgekit.augment.text.op import TEXT_OPS
 from edgekit.cli.listing import field_text
 from edgekit.compress.method import STEPS
 from edgekit.spec import Registry
@@ -37,8 +38,7 @@ def table(registry: Registry[Any]) -> str:
 
 def with_tables(text: str) -> str:
     """Give the text with the tables between its markers made anew."""
-    for registry in (OPS, STEPS):
-        name = f"{registry.kind}s"
+    for name, registry in (("ops", OPS), ("text-ops", TEXT_OPS), ("steps", STEPS)):
         found = re.search(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", text, flags=re.DOTALL)
         if found is not None:
             text = text[: found.start()] + found[1] + table(registry) + "\n" + found[2] + text[found.end() :]

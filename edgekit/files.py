@@ -50,7 +50,7 @@ def refuse_existing(path: Path, *, force: bool, what: str = "output") -> None:
     if not made_by_edgekit(path):
         raise EdgekitError(
             f"{path}: exists and was not made by edgekit, so --force does not replace it",
-            "remove it yourself, or use --out to choose another",
+            f"remove it yourself, or use --{'out' if what == 'output' else what} to choose another",
         )
 
 

@@ -196,7 +196,45 @@ class Spec:
     """A named bundle of plain, checked values.
 
     Subclasses are frozen dataclasses made by `Registry.add` (or `@spec`); their fields are declared with `option`.
+    What `dataclass` would compile anew for each of them stands here once: there are a hundred, made at every start.
     """
+
+    def __init__(self, **values: Any) -> None:
+        """Take values by the names of their fields; the other fields are at their defaults."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = values.pop(field.name, field.default)
+            if value is dataclasses.MISSING:
+                raise TypeError(f"{type(self).__name__} needs {field.name}")
+            self.__dict__[field.name] = value
+        if values:
+            raise TypeError(f"{type(self).__name__} has no {', '.join(values)}")
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        """Check what no single field can; raise EdgekitError."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse: what is named, shown and hashed by its values keeps them."""
+        raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        """Refuse, likewise."""
+        raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is of the same class, with the same values."""
+        return self._values() == other._values() if type(self) is type(other) else NotImplemented  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        """Hash the values."""
+        return hash(tuple(self._values().values()))
+
+    def __repr__(self) -> str:
+        """Show it as it is made in Python."""
+        return f"{type(self).__qualname__}({', '.join(f'{k}={v!r}' for k, v in self._values().items())})"
+
+    def _values(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     @classmethod
     def spec_name(cls) -> str:
@@ -292,8 +330,8 @@ S = TypeVar("S", bound=Spec)
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(option,))
 def spec(cls: type[T]) -> type[T]:
-    """Make a Spec subclass a frozen dataclass and remember which fields are its own."""
-    made = dataclass(frozen=True, repr=True)(cls)
+    """Make a Spec subclass a dataclass and remember which fields are its own."""
+    made = dataclass(init=False, repr=False, eq=False)(cls)
     own = set(inspect.get_annotations(cls))
     made.__own_fields__ = tuple(f for f in dataclasses.fields(made) if f.name in own)  # type: ignore[attr-defined, arg-type]
     return made

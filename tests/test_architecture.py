@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from conftest import picture, save
+
 PACKAGE = Path(__file__).parents[1] / "edgekit"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = {"numpy", "cv2", "onnx", "onnxruntime", "torch"}
@@ -111,7 +113,8 @@ def test_one_owner_each(path):
 @pytest.mark.parametrize("path", MODULES, ids=room)
 def test_ops_and_methods_are_pure(path):
     rooms = ("geometry", "framing", "deform", "photometric", "color", "noise", "draws", "degrade", "weather", "erase")
-    rooms += ("policy", "warp", "labels", "outline", "field", "partners", "mix")
+    rooms += ("policy", "corrupt", "warp", "labels", "outline", "field", "partners", "mix")
+    rooms += ("text/op", "text/words", "text/graphemes")
     if not (
         room(path).startswith(tuple(f"augment/{name}" for name in rooms))
         or room(path).startswith(("compress/quantize", "compress/prune"))
@@ -137,17 +140,38 @@ def test_broad_excepts_are_few(path):
     assert len(broad) <= allowed.get(room(path), 0)
 
 
+# What is loaded before anything is done is what every start takes: each verb loads its own rooms, and no library early.
+SLOW = {*HEAVY, "pydantic", "rich", "multiprocessing", "tomllib"}
+VERBS = {f"edgekit.{room}" for room in ("augment", "bench", "compress", "data", "measure", "report")}
+TOP = {*VERBS, "edgekit.config", "edgekit.files", "edgekit.spec", "edgekit.cli.listing", "edgekit.cli.signature"}
+FLAGS = {"edgekit.config", "edgekit.files", "edgekit.cli.listing", "edgekit.measure", "edgekit.report"}
+RUN = {"onnx", "onnxruntime", "torch", "pydantic", "rich", "edgekit.measure", "edgekit.report", "edgekit.cli.inspect"}
+
+
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["augment", "--help"], ["compress", "--help"], ["augment", "x", "--flp"]]
+    ("arguments", "unwanted"),
+    [
+        (["--version"], SLOW | TOP),
+        (["--help"], SLOW | TOP),
+        (["nope"], SLOW | VERBS),
+        (["augment", "--help"], SLOW | FLAGS | {"edgekit.compress", "edgekit.bench", "edgekit.cli.augment"}),
+        (["augment", "x", "--flp"], SLOW | FLAGS | {"edgekit.compress", "edgekit.bench", "edgekit.cli.augment"}),
+        (["compress", "--help"], (SLOW | FLAGS | {"edgekit.augment", "edgekit.bench"}) - {"edgekit.files"}),
+        (["augment", "pictures", "--flip", "--no-config"], RUN | {"tomllib", "edgekit.compress.quantize"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_help_and_usage_errors_import_nothing_heavy(arguments):
+def test_a_start_loads_no_more_than_it_needs(arguments, unwanted, tmp_path):
+    save(tmp_path / "pictures/a.png", picture(height=6, width=8))
     code = (
         "import sys, runpy\n"
         f"sys.argv = ['edgekit', *{arguments!r}]\n"
         "try: runpy.run_module('edgekit', run_name='__main__')\n"
         "except SystemExit: pass\n"
-        f"heavy = sorted({HEAVY | {'pydantic'}!r} & set(sys.modules))\n"
-        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+        "print('loaded:', *sorted(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    loaded = done.stdout.rpartition("loaded:")[2].split()
+    assert "edgekit.cli.app" in loaded, done.stderr
+    assert not unwanted & set(loaded)
+    assert (tmp_path / "pictures-augmented").exists() == ("pictures" in arguments)

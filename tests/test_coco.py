@@ -164,6 +164,38 @@ def rewritten(root):
     return writer("coco", Schema(("a", "b", "c"))).label(Output("a.jpg", 60, 40, entry.objects)).row["annotations"][0]
 
 
+def test_a_first_annotation_without_a_box_does_not_hide_the_others(tmp_path):
+    first = {"id": 1, "image_id": 1, "category_id": 1}
+    images = [{"id": 1, "file_name": "a.jpg", "width": 60, "height": 40}]
+    own = [first, first | {"id": 2, "bbox": [1, 2, 3, 4]}]
+    save(tmp_path / "a.jpg", picture(0, 40, 60))
+    (tmp_path / "a.json").write_text(
+        json.dumps({"images": images, "annotations": own, "categories": [{"id": 1, "name": "x"}]})
+    )
+    found = dataset.read(tmp_path)
+    assert (found.kind, len(found.entries[0].objects)) == ("coco", 1)
+
+
+def test_keypoints_alone_have_a_box_around_them(tmp_path):
+    images = [{"id": 1, "file_name": "a.jpg", "width": 60, "height": 40}]
+    kinds = [{"id": 1, "name": "man", "keypoints": ["nose", "tail"]}]
+    own = [
+        {"id": n, "image_id": 1, "category_id": 1, "keypoints": [10, 5, 2, x, y, 1]}
+        for n, x, y in ((1, 30, 25), (2, 10, 5))
+    ]
+    save(tmp_path / "a.jpg", picture(0, 40, 60))
+    (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": own, "categories": kinds}))
+    (entry,) = dataset.read(tmp_path).entries
+    (one,) = entry.objects
+    assert one.box.tolist() == [10, 5, 30, 25]
+    assert [note.kind for note in entry.read().mended] == ["number", "number"]
+
+
+def test_a_box_alone_has_an_empty_segmentation(tmp_path):
+    one_object(tmp_path)
+    assert rewritten(tmp_path)["segmentation"] == []
+
+
 def test_the_area_stays_as_it_was_said_while_the_object_does(tmp_path):
     triangle = [[6, 4, 36, 4, 36, 24]]
     one, _ = one_object(tmp_path, segmentation=triangle, area=307.25)

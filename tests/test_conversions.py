@@ -187,7 +187,7 @@ def kept(before, after):
 TABLE = {
     ("coco", "yolo"): (
         "split names classes boxes pixels",
-        ["crowds", "fields beyond its label", "outlines in parts or run lengths"],
+        ["boxes among outlines", "crowds", "fields beyond its label", "outlines in parts or run lengths"],
     ),
     ("coco", "voc"): ("split names classes ~boxes fields", ["crowds", "outlines in run lengths"]),
     ("coco", "masks"): (
@@ -461,3 +461,97 @@ def test_turned_boxes_stay_four_corners(tmp_path):
         for line in path.read_text().splitlines():
             assert [0 <= float(word) <= 1 for word in line.split()] == [True] * 9
     assert dataset.read(out).form == "oriented"
+
+
+LABELS = {
+    "yolo": ("labels/p{}.txt", "0 0.5 0.5 0.2 0.4\n", "images/p{}.png"),
+    "voc": (
+        "Annotations/p{}.xml",
+        "<annotation><object><name>cat</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+        "</object></annotation>",
+        "JPEGImages/p{}.png",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_label_files_that_are_links_out_of_the_folder(tmp_path, kind, capsys):
+    label, text, shown = LABELS[kind]
+    root = tmp_path / "set"
+    for number in range(4):
+        store(root, label.format(number), text, shown.format(number), number)
+    folder = (root / label).parent
+    for number, target in ((1, tmp_path / "elsewhere"), (2, root / "inner")):
+        (folder / f"p{number}{(root / label).suffix}").rename(target)
+        (folder / f"p{number}{(root / label).suffix}").symlink_to(target)
+    made, out = augment(root)
+    assert [row.get("mended") for row in made[::2]] == [
+        None,
+        ["its label file is a link that leads outside of the folder (--follow-links follows it)"],
+        None,
+        None,
+    ]
+    assert [len(entry.objects) for entry in dataset.read(out).entries[::2]] == [1, 0, 1, 1]
+    made, out = augment(root, "--follow-links", "--op", "flip p=1")
+    assert not any("mended" in row for row in made)
+    (folder / f"p2{(root / label).suffix}").unlink()
+    folder.rename(tmp_path / "all")
+    folder.symlink_to(tmp_path / "all")
+    assert run("augment", root, "--flip", "--no-config", "--out", tmp_path / "x") == 2
+    assert "is reached by a link that leads outside" in capsys.readouterr().err
+    made, out = augment(root, "--follow-links", "--op", "flip p=1")
+    assert [len(entry.objects) for entry in dataset.read(out).entries] == [1, 1, 1, 1, 0, 0, 1, 1]
+
+
+def test_masks_and_coco_files_that_are_links_out_of_the_folder(tmp_path, capsys):
+    root = tmp_path / "coco"
+    build(root, "coco")
+    path = next((root / "annotations").glob("*val.json"))
+    path.rename(tmp_path / "val.json")
+    path.symlink_to(tmp_path / "val.json")
+    assert run("augment", root, "--flip", "--no-config", "--out", tmp_path / "x") == 2
+    assert "instances_val.json: is reached by a link that leads outside" in capsys.readouterr().err
+    augment(root, "--follow-links", "--op", "flip p=1")
+    root = tmp_path / "other" / "masks"
+    build(root, "masks")
+    path = next((root / "masks").rglob("p0.png"))
+    path.rename(tmp_path / "p0.png")
+    path.symlink_to(tmp_path / "p0.png")
+    made, out = augment(root)
+    assert sum("label_files" in row for row in made) == len(made) - 2
+    assert "a mask is left out: a link" in " ".join(json.loads((out / "run.json").read_text())["labels"]["mended"])
+
+
+def test_an_export_of_cvat(tmp_path):
+    root = tmp_path / "set"
+    for split in ("train", "valid"):
+        name = f"obj_{split}_data/{split}"
+        store(root, f"{name}.txt", "0 0.5 0.5 0.2 0.4\n", f"{name}.jpg", len(split))
+        store(root, f"{split}.txt", f"data/{name}.jpg\n")
+    store(root, "obj.names", "cat\n")
+    made, out = augment(root)
+    assert [row["split"] for row in made] == ["train", "train", "val"]
+    assert (out / "data.yaml").read_text() == "train: images/train\nval: images/val\nnc: 1\nnames:\n  0: cat\n"
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_masks_of_single_objects_are_left_out_and_said(tmp_path, labelled):
+    root = tmp_path / "set"
+    store(root, "JPEGImages/a.jpg", "", "JPEGImages/a.jpg")
+    for folder in ("SegmentationClass", "SegmentationObject"):
+        save(root / folder / "a.png", np.eye(HEIGHT, WIDTH, dtype=np.uint8))
+    if labelled:
+        store(root, "Annotations/a.xml", LABELS["voc"][1])
+    made, out = augment(root)
+    assert [row["source"] for row in made] == ["JPEGImages/a.jpg"] * 2
+    notes = json.loads((out / "run.json").read_text())["labels"]["mended"]
+    assert notes == [f"{root}: 1 mask of single objects left out"]
+
+
+def test_a_mask_of_255_alone_is_said_to_have_no_objects(tmp_path):
+    root = tmp_path / "set"
+    save(root / "images" / "a.png", picture(0, HEIGHT, WIDTH))
+    save(root / "masks" / "a.png", np.eye(HEIGHT, WIDTH, dtype=np.uint8) * 255)
+    for kind in ("coco", "yolo"):
+        made, _ = augment(root, "--op", "flip p=1", "--to", kind)
+        assert "mask of 255 alone" in made[0]["lost"][0]

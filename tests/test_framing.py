@@ -125,3 +125,13 @@ def test_box_safe_crop_holds_boxes_at_the_edge():
             sample = Sample("x", noise(100, 80), objects=(Object(0, np.array(box, np.float64)),))
             out = apply(op, op.sample(np.random.default_rng(seed), sample), sample).sample
             assert out.objects[0].visible == 1
+
+
+def test_a_box_safe_crop_does_not_mind_how_its_boxes_were_rounded():
+    image, op = noise(322, 243), OPS.parse("box-safe-crop 0.3")
+    for seed in range(50):
+        drawn = []
+        for error in (0.0, 1e-4, -1e-4):
+            held = Object(0, np.array([33.0, 40.0, 96.0, 110.0]) + error)
+            drawn.append(op.sample(np.random.default_rng(seed), Sample("a", image, objects=(held,))))
+        assert drawn[0] == drawn[1] == drawn[2]

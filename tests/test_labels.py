@@ -411,6 +411,29 @@ def test_oriented_boxes_stay_rectangles(seed):
     assert not (inside & ~outline.paint([found], FRAME)).sum() > 2
 
 
+STICKING_OUT = np.array([[30.0, 2], [44, 10], [36, 24], [22, 16]])
+
+
+@pytest.mark.parametrize("turn", [((-1, 0, 40), (0, 1, 0)), ((0, 1, 0), (-1, 0, 40)), ((2, 0, 0), (0, 2, 0))])
+def test_a_turned_box_that_sticks_out_of_its_source_is_not_cut_by_a_move_that_keeps_the_frame(turn):
+    matrix = np.array([*turn, (0, 0, 1)], np.float64)
+    size = tuple(int(side) for side in np.abs(matrix[:2, :2]) @ np.array(FRAME))
+    source = sample(boxed(STICKING_OUT, oriented=True))
+    out = warp.move(source, matrix, size)
+    (one,) = out.sample.objects
+    assert (one.visible, out.changes) == (1, ())
+    assert one.polygons[0] == pytest.approx(STICKING_OUT @ matrix[:2, :2].T + matrix[:2, 2])
+    back = warp.move(out.sample, np.linalg.inv(matrix), FRAME).sample.objects[0]
+    assert back.polygons[0] == pytest.approx(STICKING_OUT)
+
+
+def test_a_turned_box_that_sticks_out_is_cut_by_the_share_of_what_was_shown():
+    shown = outline.area(outline.clip(STICKING_OUT, FRAME))
+    left = outline.area(outline.clip(STICKING_OUT - [0, 12], FRAME))
+    cut = warp.move(sample(boxed(STICKING_OUT, oriented=True)), at(0, -12), FRAME).sample.objects[0]
+    assert cut.visible == pytest.approx(left / shown)
+
+
 def test_oriented_boxes_are_moved_exactly_by_similarities():
     matrix = turn(33, 20, 15) @ np.diag([0.7, 0.7, 1])
     out = warp.move(sample(boxed(TURNED, oriented=True)), matrix, FRAME).sample.objects[0]
@@ -483,6 +506,16 @@ def test_cutout_drops_what_it_hides_and_hides_keypoints():
     assert out.sample.objects[0].keypoints[:, 2].tolist() == [1, 2]
     assert out.sample.objects[0].box.tolist() == [0, 0, 30, 15]
     assert [change.what for change in out.changes] == ["dropped: 0.00 visible", "covered 0.50, 1 keypoint hidden"]
+
+
+def test_an_extent_is_what_the_label_spans():
+    covered = np.zeros((30, 40), bool)
+    covered[:, 20:] = True
+    one = box(10, 5, 30, 15)
+    (noisy,) = labels.cover([one], covered, Rules(), trim=False).objects
+    (behind,) = labels.cover([one], covered, Rules(), trim=True).objects
+    cut = warp.move(sample(one), at(-20, 0), FRAME).sample.objects[0]
+    assert [(found.visible, found.extent) for found in (noisy, behind, cut)] == [(0.5, 1), (0.5, 0.5), (0.5, 0.5)]
 
 
 # ---- the whole chain

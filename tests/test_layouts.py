@@ -398,7 +398,8 @@ def test_parts_and_holes_are_one_polygon_in_yolo(tmp_path):
         ("folder", "cats/a.jpg", None, "cats", "cats/a.jpg"),
         ("folder", "train/cats/a.jpg", "train", "cats", "train/cats/a.jpg"),
         ("folder", "images/a.jpg", "val", "cats", "val/cats/a.jpg"),
-        ("none", "x/a.jpg", "train", None, "x/a.jpg"),
+        ("none", "x/a.jpg", "train", None, "train/x/a.jpg"),
+        ("none", "x/train/a.jpg", "train", None, "x/train/a.jpg"),
     ],
 )
 def test_where_pictures_go(kind, key, split, label, picture_path):

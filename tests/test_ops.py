@@ -26,7 +26,7 @@ NEUTRAL = {
     "contrast": 0, "saturation": 0, "hue": 0, "gamma": 0, "solarize": 1, "noise": 0, "blur": 0, "motionblur": 1,
     "cutout": 0, "copy-paste": 0, "elastic": 0, "grid-distortion": 0, "box-safe-crop": 1, "sharpen": 0,
     "temperature": 6504, "shot-noise": 0, "iso-noise": 0, "salt-pepper": 0, "defocus": 0, "zoomblur": 0, "downscale": 1,
-    "fog": 0, "rain": 0, "snow": 0, "random-erasing": 0, "grid-mask": 0,
+    "fog": 0, "rain": 0, "snow": 0, "random-erasing": 0, "grid-mask": 0, "underexpose": 0,
 }  # fmt: skip
 # posterize keeps at most 8 bits, of 16 too
 NEVER_NEUTRAL = {

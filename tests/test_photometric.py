@@ -41,6 +41,7 @@ def test_values_follow_their_formulas(full):
         ("contrast", {"factor": 1.3}, np.clip(full / 2 + 1.3 * (v - full / 2), 0, full)),
         ("contrast", {"factor": 0.0}, np.full(full + 1, full / 2)),
         ("gamma", {"exponent": 0.8}, full * (v / full) ** 0.8),
+        ("underexpose", {"stops": 2.2}, 0.5 * v),
         ("invert", {}, full - v),
         ("solarize", {"threshold": 0.4}, np.where(v > 0.4 * full, full - v, v)),
         ("posterize", {"bits": 3}, values & (0b111 << (bits - 3))),

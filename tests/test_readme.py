@@ -7,6 +7,7 @@ import pytest
 
 from conftest import ROOT
 from edgekit.augment.op import OPS
+from edgekit.augment.text.op import TEXT_OPS
 from edgekit.compress.method import STEPS
 
 path = ROOT / "benchmarks" / "readme.py"
@@ -22,7 +23,7 @@ def test_the_tables_are_those_of_the_code():
     assert readme.with_tables(TEXT) == TEXT, "run: make tables"
 
 
-@pytest.mark.parametrize("name", [cls.spec_name() for registry in (OPS, STEPS) for cls in registry])
+@pytest.mark.parametrize("name", [cls.spec_name() for registry in (OPS, TEXT_OPS, STEPS) for cls in registry])
 def test_every_op_and_step_has_a_row(name):
     assert f"| `--{name}" in TEXT
 

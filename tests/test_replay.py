@@ -236,7 +236,7 @@ def spoil(output, row, **changes):
         ("imgs-augmented:5", "has 4 rows, and no row 5", "counted from 1"),
         ("imgs-augmented:0", "0 is no row", ":3-10"),
         ("imgs-augmented:4-2", "4-2 is no row", ":3-10"),
-        ("imgs-augmented:1,", "nothing is no row", ":3-10"),
+        ("imgs-augmented:1,", "a comma with no row beside it", ":3-10"),
         ("imgs-augmented:p9.png", "names no output p9.png", "file_name"),
     ],
 )

@@ -1,5 +1,7 @@
 """Spec: parsing, bounds, round trips, did-you-mean."""
 
+from dataclasses import FrozenInstanceError, replace
+
 import pytest
 
 from edgekit.errors import EdgekitError
@@ -97,3 +99,16 @@ def test_nearest_finds_typos_and_nothing_for_strangers():
     assert nearest("zzz", ["rotate", "flip"]) is None
     assert nearest("--copy", ["--crop", "--copies"]) == "--copies"
     assert nearest("--num", ["--hue", "--blur"]) is None
+
+
+def test_a_spec_is_a_frozen_value():
+    made = spin(degrees=30.0)
+    assert repr(made) == "spin(p=1.0, degrees=30.0, edge='reflect', times=1)"
+    assert made == replace(spin(), degrees=30.0) != spin() != turn_over()
+    assert len({made, spin(degrees=30.0), spin()}) == 2
+    with pytest.raises(FrozenInstanceError, match="degrees"):
+        made.degrees = 5
+    with pytest.raises(FrozenInstanceError, match="degrees"):
+        del made.degrees
+    with pytest.raises(TypeError, match="spin has no angle"):
+        spin(angle=3)

@@ -71,6 +71,19 @@ def test_litter_is_nobodys(out):
     assert said(folder) == []
 
 
+def test_what_a_training_run_leaves_beside_label_folders_is_nobodys(out):
+    folder = out("yolo")
+    labels = next(folder.rglob("labels"))
+    labels.with_suffix(".cache").write_bytes(b"\0")
+    assert said(folder) == []
+    run.refuse_existing(folder, force=True)
+    stray = labels / "other.cache"
+    stray.write_bytes(b"\0")
+    assert said(folder) == [f"{stray.relative_to(folder)}: was not made by edgekit"]
+    with pytest.raises(EdgekitError, match=r"other.cache: was not made by edgekit"):
+        run.refuse_existing(folder, force=True)
+
+
 def flip(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -212,7 +225,7 @@ DAMAGE = {
             "manifest.jsonl:3: is damaged, not the row of an output",
             "manifest.jsonl:4: is of c1/p1.jpg, which has 1 row and had 2",
             "run.json: says 3 originals, and manifest.jsonl has 2",
-            "c1/p1.jpg: was not made by edgekit",
+            "c1/p1.jpg: is named by no row",
         ],
     ),
     "removed row": (
@@ -222,7 +235,7 @@ DAMAGE = {
             "manifest.jsonl: was edited",
             "manifest.jsonl:3: is of c1/p1.jpg, which has 1 row and had 2",
             "run.json: says 3 variants, and manifest.jsonl has 2",
-            "c1/p1__k01.jpg: was not made by edgekit",
+            "c1/p1__k01.jpg: is named by no row",
         ],
     ),
     "removed rows of a source": (
@@ -233,7 +246,7 @@ DAMAGE = {
             "manifest.jsonl: has no row of c1/p1.jpg, which had 2",
             "run.json: says 3 originals, and manifest.jsonl has 2",
             "run.json: says 3 variants, and manifest.jsonl has 2",
-            "c1/: is a folder that was not made by edgekit",
+            "c1/: is a folder with nothing that a row names",
         ],
     ),
     "added row": (
@@ -254,7 +267,7 @@ DAMAGE = {
             "manifest.jsonl:3: names a file outside of the folder: ../p1.jpg",
             "manifest.jsonl:4: is of c1/p1.jpg, which has 1 row and had 2",
             "run.json: says 3 originals, and manifest.jsonl has 2",
-            "c1/p1.jpg: was not made by edgekit",
+            "c1/p1.jpg: is named by no row",
         ],
     ),
     "manifest without seal": (
@@ -266,12 +279,13 @@ DAMAGE = {
         "plain",
         lambda f: (f / "manifest.jsonl").unlink(),
         [
-            "manifest.jsonl: is missing",
-            *(f"manifest.jsonl: has no row of c{n}/p{n}.jpg, which had 2" for n in range(3)),
-            "run.json: says 3 originals, and manifest.jsonl has 0",
-            "run.json: says 3 variants, and manifest.jsonl has 0",
-            *(f"c{n}/: is a folder that was not made by edgekit" for n in range(3)),
+            "manifest.jsonl: is missing, and no row of it can be read: no picture was checked",
         ],
+    ),
+    "manifest of something else": (
+        "plain",
+        lambda f: (f / "manifest.jsonl").write_text("{}\n" * 25),
+        ["manifest.jsonl: was edited, and no row of it can be read: no picture was checked"],
     ),
     "edited rejected row": (
         "coco",

@@ -245,8 +245,8 @@ def test_outlines(tmp_path, corners):
 
 
 def test_what_is_cut_is_truncated(tmp_path):
-    for visible, said in ((1.0, "0"), (0.9, "0"), (0.7, "1")):
-        one = Object(0, np.array([10.0, 5, 20, 15]), extra={"truncated": "0"}, visible=visible)
+    for extent, said in ((1.0, "0"), (0.9, "0"), (0.7, "1")):
+        one = Object(0, np.array([10.0, 5, 20, 15]), extra={"truncated": "0"}, extent=extent)
         text = writer("voc", Schema(("a",))).label(Output("a.jpg", 60, 40, (one,))).files[0][1].decode()
         assert f"<truncated>{said}</truncated>" in text
 

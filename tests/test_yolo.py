@@ -13,6 +13,7 @@ from conftest import picture, save
 from edgekit.data import dataset, layout, yaml, yolo
 from edgekit.data.dataset_yaml import parse_names
 from edgekit.data.folder import scan
+from edgekit.data.writer import Output, schema_of, writer
 from edgekit.errors import EdgekitError
 
 LINE = "0 0.5 0.5 0.2 0.4\n"
@@ -197,6 +198,27 @@ def test_keypoints_and_what_mirrors_them(tmp_path):
     assert [note.kind for note in found.entries[0].read().mended] == ["keypoints"]
 
 
+def test_keypoints_of_two_numbers_become_three(tmp_path):
+    """Ultralytics takes a point of two numbers for visible even when it is 0 0."""
+    put(tmp_path, "images/a.jpg", "0 0.5 0.5 0.2 0.4 0.5 0.25 0 0\n0 0.5 0.5 0.2 0.3\n", label="labels/a.txt")
+    (tmp_path / "data.yaml").write_text("names: [man]\nkpt_shape: [2, 2]\n")
+    found = dataset.read(tmp_path)
+    one, other = found.entries[0].objects
+    assert one.keypoints.tolist() == [[30, 10, 2], [0, 0, 0]]
+    made = writer("yolo", schema_of(found))
+    written = made.label(Output("a.jpg", 60, 40, (one, other)))
+    assert written.files[0][1] == b"0 0.5 0.5 0.2 0.4 0.5 0.25 2 0 0 0\n0 0.5 0.5 0.2 0.3 0 0 0 0 0 0\n"
+    made.take(written.row)
+    assert b"kpt_shape: [2, 3]\n" in dict(made.close())["data.yaml"]
+
+
+def test_a_line_of_other_keypoints_is_no_outline(tmp_path):
+    put(tmp_path, "images/a.jpg", "0 0.5 0.5 0.2 0.4 0.5 0.25 0.1 0.1\n0 0.5 0.5 0.2 0.4\n", label="labels/a.txt")
+    (tmp_path / "data.yaml").write_text("names: [man]\nkpt_shape: [2, 3]\n")
+    (note,) = dataset.read(tmp_path).entries[0].read().mended
+    assert note.what == "line 1 skipped: 9 values, not class cx cy w h and 6 of its keypoints"
+
+
 @pytest.mark.parametrize("flip", ["[1, 2, 0]", "[0, 1]", "[a, b, c]", "x"])
 def test_a_flip_index_that_does_not_swap_is_not_used(tmp_path, flip):
     put(tmp_path, "images/a.jpg", "0 0.5 0.5 0.2 0.4 0.5 0.5 2 0 0 0 0.5 0.5 2\n", label="labels/a.txt")
@@ -358,6 +380,7 @@ def test_names_of_another_folder_above_are_not_taken(tmp_path):
     ("key", "label", "root"),
     [
         ("images/a.jpg", "labels/a.txt", "."),
+        ("imgs/x/a.jpg", "labels/x/a.txt", "."),
         ("images/a.jpg", "labels_yolo/a.txt", "."),
         ("images/val/x/a.jpg", "labels/val/x/a.txt", "."),
         ("images/val/a.jpg", "labels/val/a.txt", "images/val"),

@@ -266,4 +266,6 @@ def _balanced(plan: Plan, seen: Sequence[Seen], settings: augment, recipe: Recip
         say(f"below {made.target:,} pictures even with {settings.max_copies:,} variants of each: {listed}")
     said = {"target": made.target, "max_copies": settings.max_copies, "per_class": settings.per_class}
     numbers = dict(zip(holds, made.copies, strict=True))
-    return replace(plan, numbers=numbers, choices={**plan.choices, "balance": {**said, "short": made.short}})
+    return replace(
+        plan, numbers=numbers, holds=holds, choices={**plan.choices, "balance": {**said, "short": made.short}}
+    )

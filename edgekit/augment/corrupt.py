@@ -10,8 +10,6 @@ labels follow the elastic transform; the others leave them where they are, zoom 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from edgekit.augment import corrupt_blur as blur
@@ -31,11 +29,15 @@ if TYPE_CHECKING:
 
 SEVERITIES = 5
 MIDDLE = 85  # pixels: the geometric mean of 32 and 224
+# How far the corners of the elastic transform's triangle move at most, as a share of the picture's shorter side: as at
+# 224 pixels. Further, and smaller pictures would be turned inside out.
+FURTHEST = 0.218
 IMAGENET, CIFAR = "imagenet", "cifar"  # whose constants
 CLEAN = "clean"  # the folder of the originals, where they are wanted
 
 # By corruption, in the order of the paper, and by whose they are: the constants of the severities 1 to 5.
-# Zooms: from, step, how many. Elastic: how far, how smooth, how far the triangle; 244 is what the code has, not 224.
+# Zooms: from, step, how many (numpy.arange takes one more where its rounded end is a little further). Elastic: how far,
+# how smooth, how far the triangle; 244 is what the code has, not 224.
 CONSTANTS: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "gaussian_noise": {IMAGENET: (0.08, 0.12, 0.18, 0.26, 0.38), CIFAR: (0.04, 0.06, 0.08, 0.09, 0.10)},
     "shot_noise": {IMAGENET: (60, 25, 12, 5, 3), CIFAR: (500, 250, 100, 75, 50)},
@@ -53,8 +55,8 @@ CONSTANTS: Mapping[str, Mapping[str, Sequence[Any]]] = {
         CIFAR: ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
     },
     "zoom_blur": {
-        IMAGENET: ((1, 0.01, 11), (1, 0.01, 16), (1, 0.02, 11), (1, 0.02, 13), (1, 0.03, 11)),
-        CIFAR: ((1, 0.01, 6), (1, 0.01, 11), (1, 0.01, 16), (1, 0.01, 21), (1, 0.01, 26)),
+        IMAGENET: ((1, 0.01, 12), (1, 0.01, 16), (1, 0.02, 11), (1, 0.02, 13), (1, 0.03, 11)),
+        CIFAR: ((1, 0.01, 7), (1, 0.01, 12), (1, 0.01, 16), (1, 0.01, 21), (1, 0.01, 26)),
     },
     "snow": {
         IMAGENET: (
@@ -138,7 +140,7 @@ class corruption(Op):
         if self.kind in _ANGLES:
             params["degrees"] = float(rng.uniform(*_ANGLES[self.kind]))
         if self.kind == "elastic_transform":
-            reach = self._constants(params)[2]
+            reach = min(self._constants(params)[2], FURTHEST * min(sample.size))
             params["moves"] = rng.uniform(-reach, reach, (3, 2)).tolist()
         if self.kind not in _SEEDLESS:
             params["seed"] = new_seed(rng)
@@ -183,12 +185,9 @@ def suite(severities: str) -> tuple[corruption, ...]:
     return tuple(corruption(kind=kind, severity=level) for kind in NAMES for level in levels)
 
 
-def name(place: str, folder: str, suffix: str, keys: AbstractSet[str]) -> str:
-    """Name a corrupted picture: as its original, below a folder; `a.gif` is `a.gif.png` when the format changes."""
-    path = PurePosixPath(place)
-    stem = path.stem
-    if suffix != path.suffix:
-        stem = path.name
-        while str(path.with_name(stem + suffix)) in keys:  # that one's pictures would be called the same
-            stem += "_"
-    return f"{folder}/{path.with_name(stem + suffix)}"
+def to_dict(wanted: Sequence[corruption]) -> dict[str, Any]:
+    """Give what the stamp of a run says of a suite; nothing when there is none."""
+    if not wanted:
+        return {}
+    kinds, levels = dict.fromkeys(one.kind for one in wanted), sorted({one.severity for one in wanted})
+    return {"corruptions": {"names": list(kinds), "severities": levels}}

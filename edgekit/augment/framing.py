@@ -110,7 +110,8 @@ class box_safe_crop(Op):
         """Draw the window: its corner and its sides, in whole pixels."""
         boxes = [one.box for one in sample.objects if not one.crowd]
         order = rng.permutation(len(boxes))[: self.objects].tolist()
-        held = np.array([boxes[index] for index in order]).reshape(-1, 4)
+        # To hundredths: layouts that store shares of the sides put 33 at 32.9999 or 33.0001, which is one box.
+        held = np.round(np.array([boxes[index] for index in order]).reshape(-1, 4), 2)
         size, window = sample.size, {}
         low, high = ([0, 0], [0, 0])
         if len(held):

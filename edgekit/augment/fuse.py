@@ -71,6 +71,11 @@ class _Motion:
             return None
         return _Motion(other.matrix @ self.matrix, self.source, other.size, shown.border, shown.fill, keeps)
 
+    def apply(self, sample: Sample, rules: Rules) -> Applied:
+        """Move the image and all labels."""
+        border = self.border or "reflect"
+        return warp.move(sample, self.matrix, self.size, border=border, fill=self.fill, rules=rules)
+
     @property
     def _is_affine(self) -> bool:
         return not self.matrix[2, :2].any()
@@ -157,11 +162,10 @@ class Pending:
             if isinstance(task, _Table):
                 self._sample = replace(self._sample, image=lookup(self._sample.image, task.table))
                 continue
+            partners = () if isinstance(task, _Motion) else task.partners
             if isinstance(task, _Motion):
-                outside = {"border": task.border or "reflect", "fill": task.fill}
-                applied, partners = warp.move(self._sample, task.matrix, task.size, **outside, rules=self._rules), ()
+                applied = task.apply(self._sample, self._rules)
             else:
-                partners = task.partners
                 applied = apply(task.op, task.params, self._sample, partners, self._rules)
             self._log(applied, partners)
             self._sample = applied.sample

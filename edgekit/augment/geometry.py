@@ -7,7 +7,7 @@ clockwise as seen.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekit.augment.op import OPS, Op, probability
 from edgekit.augment.warp import BORDERS
@@ -38,6 +38,8 @@ def fill_field() -> Any:
 class flip(Op):
     """Mirror left and right."""
 
+    mirrors: ClassVar[bool] = True
+
     p: float = probability(0.5)
 
     def matrix(self, params: Params, size: Size) -> Moved:
@@ -48,6 +50,8 @@ class flip(Op):
 @OPS.add
 class vflip(Op):
     """Mirror top and bottom."""
+
+    mirrors: ClassVar[bool] = True
 
     p: float = probability(0.5)
 
@@ -87,6 +91,8 @@ class transpose(Op):
 
     The mirror at the main diagonal: width and height are swapped, and pixels are copied, never interpolated.
     """
+
+    mirrors: ClassVar[bool] = True
 
     p: float = probability(0.5)
 

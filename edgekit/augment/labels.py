@@ -107,9 +107,9 @@ class Applied:
 class Move:
     """A move as labels see it.
 
-    size: of the output, (width, height). source: of the input. outline: maps a polygon to its visible parts, not clipped. points: maps Nx2.
-    region: moves an HxW bool to the nearest pixel, False outside. matrix: when one 3x3 says it all. aligned: axes stay
-    axes. rigid: right angles stay right angles. mirrored: left and right are swapped.
+    size: of the output, (width, height). source: of the input. outline: maps a polygon to its visible parts, not
+    clipped. points: maps Nx2. region: moves an HxW bool to the nearest pixel, False outside. matrix: when one 3x3 says
+    it all. aligned: axes stay axes. rigid: right angles stay right angles. mirrored: left and right are swapped.
     """
 
     size: Size

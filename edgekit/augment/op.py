@@ -48,11 +48,13 @@ class Op(Spec):
     `table` when each value does by itself; `covered` says what can no longer be seen), `mix` (with `partners`: as many
     other pictures take part) or `members` (it chooses other ops, and is what they do).
 
-    looks: what it draws depends on the labels, not only on the size and the type of the picture.
+    looks: what it draws depends on the labels, not only on the size and the type of the picture. mirrors: what is
+    written in the picture cannot be read after it.
     """
 
     partners: ClassVar[int] = 0
     looks: ClassVar[bool] = False
+    mirrors: ClassVar[bool] = False
 
     p: float = probability(1.0)
 
@@ -136,6 +138,17 @@ def in_turn(members: Sequence[tuple[Op, Params]], sample: Sample, rules: Rules =
         changes = tuple(replace(change, index=whole.kept[change.index]) for change in one.changes)
         whole = Applied(one.sample, tuple(whole.kept[index] for index in one.kept), whole.changes + changes)
     return whole
+
+
+def refuse_mirrors(ops: Sequence[Op], origin: str = "") -> None:
+    """Raise EdgekitError when one of the ops mirrors: the pictures show text, and mirrored text is none."""
+    for op in ops:
+        if op.mirrors:
+            where = f"{origin}: " if origin else ""
+            raise EdgekitError(
+                f"{where}{op.spec_name()} mirrors, and the pictures show text (text = true)",
+                f"leave {op.spec_name()} out, or text when nobody has to read it",
+            )
 
 
 def require_partners(op: Op, partners: Sequence[Sample]) -> None:

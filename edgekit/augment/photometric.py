@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edgekit.augment.op import Params
     from edgekit.data.sample import Sample
 
+GAMMA = 2.2  # of displays, near enough
+
 
 def full_scale(image: np.ndarray) -> int:
     """Give the value of white: 255 or 65535."""
@@ -37,7 +39,24 @@ def on_colours(image: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) ->
 
 def lookup(image: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Replace each value by the table's; the table has full_scale + 1 entries of the image's type."""
+    share = _multiplies_by(table)
+    if share is not None:  # half the time, and the same values
+        return on_colours(image, lambda colours: cv2.convertScaleAbs(colours, alpha=share))
     return on_colours(image, lambda colours: cv2.LUT(colours, table))
+
+
+def _multiplies_by(table: np.ndarray) -> float | None:
+    """Find the factor of an 8-bit table that is a product, rounded and saturated; None when it is none.
+
+    Of all factors that give the table it is the middle one, and far enough from the others for float32.
+    """
+    if table.dtype != np.uint8 or table[0]:
+        return None
+    places, values = np.arange(1.0, 256.0), table[1:]
+    lowest = max(0.0, float(((values - 0.5) / places).max()))
+    highest = float(np.where(values == 255, np.inf, (values + 0.5) / places).min())
+    middle = (lowest + highest) / 2
+    return middle if highest < np.inf and highest - middle > 1e-6 * middle else None
 
 
 @OPS.add
@@ -103,6 +122,29 @@ class gamma(Op):
     def table(self, params: Params, full: int) -> np.ndarray:
         """Raise to the exponent."""
         return as_table(full * (levels(full) / full) ** params["exponent"], full)
+
+    def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
+        """Look the values up."""
+        return lookup(image, self.table(params, full_scale(image)))
+
+
+@OPS.add
+class underexpose(Op):
+    """Take light away, as in the dark.
+
+    The light is halved as many times as there are stops, drawn uniformly from 0 to stops. Values are taken to be its
+    root of GAMMA, so that they are multiplied by 2^(-stops / GAMMA).
+    """
+
+    stops: float = option(2.0, help="most halvings of the light", ge=0, le=10)
+
+    def sample(self, rng: np.random.Generator, sample: Sample, partners: Sequence[Sample] = ()) -> Params:
+        """Draw the number of halvings."""
+        return {"stops": float(rng.uniform(0.0, self.stops))}
+
+    def table(self, params: Params, full: int) -> np.ndarray:
+        """Multiply."""
+        return as_table(2.0 ** (-params["stops"] / GAMMA) * levels(full), full)
 
     def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
         """Look the values up."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Used = dict[str, list[list[str]]]  # by variant, the key and the mark of every partner that was tried
 
 AUTO = "auto"
-CHOICES = ("group_by", "split", "balance")  # what the stamp says of `arrange`
+CHOICES = ("group_by", "split", "balance", "evaluation")  # what the stamp says of `arrange` and `evaluation`
 # Layouts whose label files are called as their pictures, without the suffix.
 STEMMED = ("yolo", "voc", "masks")
 # Layouts whose splits are told by folders, and the folders of pictures that those are put in.
@@ -47,10 +47,14 @@ class Plan:
     """The pictures of a run, in the order of their keys.
 
     known: what is known about them; None for pictures alone and class folders, which go out as they lie. kind: the
-    layout that is written. frame: what coordinates were said to be of.
+    layout that is written. frame: what coordinates were said to be of. evaluated: variants are made of all pictures, to
+    evaluate by.
 
     Of `arrange`: dealt: the splits were made here, so that folders are to tell them. numbers: the variants of each
-    picture, when they differ. choices: what the stamp says of all that. leaks: pictures that two splits share.
+    picture, when they differ. holds: the classes of each, when those are raised. choices: what the stamp says of all
+    that. leaks: pictures that two splits share.
+
+    unread: what looks like labels of a set without known ones, and cannot be read.
     """
 
     listing: Listing
@@ -61,6 +65,9 @@ class Plan:
     numbers: Mapping[str, int] | None = None
     choices: Mapping[str, Any] = field(default_factory=dict)
     leaks: tuple[Mapping[str, str], ...] = ()
+    evaluated: bool = False
+    unread: tuple[Mended, ...] = ()
+    holds: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @cached_property
     def sources(self) -> tuple[Source, ...]:
@@ -80,9 +87,16 @@ class Plan:
         return None if self.known is None else writer(self.kind, schema_of(self.known))
 
     @property
+    def layout(self) -> str:
+        """Name the layout that was recognised, of `dataset.KINDS`."""
+        if self.known is not None:
+            return self.known.kind
+        return "folder" if self.listing.labels else "none"
+
+    @property
     def mended(self) -> tuple[Mended, ...]:
         """What was wrong with the data set as a whole."""
-        return () if self.known is None else self.known.mended
+        return self.unread if self.known is None else self.known.mended
 
     def place(self, key: str) -> str:
         """Give the path of a picture in the output."""
@@ -133,7 +147,7 @@ class Plan:
 
     def is_augmented(self, key: str) -> bool:
         """Tell whether variants of a picture are made: of a set with splits, only of train, else of what is in none."""
-        if self.known is None or not self._is_split:
+        if self.known is None or not self._is_split or self.evaluated:
             return True
         split = self.entries[key].split
         return split == splits.TRAIN or (split is None and splits.TRAIN not in self.known.splits)
@@ -282,11 +296,22 @@ def plan(listing: Listing, kind: str = AUTO, frame: str = AUTO, to: str | None =
     the kind that was asked for, or when two pictures would be one.
     """
     known = dataset.read(listing, None if kind == AUTO else kind, frame)
-    if known.kind in ("folder", "none") and to in (None, known.kind) and not is_split(known) and not keep:
-        return Plan(listing)
+    apart = is_split(known) or (known.kind == "none" and listing.labels)  # folders that are no classes
+    if known.kind in dataset.UNLABELLED and to in (None, known.kind) and not apart and not keep:
+        return Plan(listing, unread=known.mended)
     made = Plan(listing, known, to or known.kind, frame)
     made.check()
     return made
+
+
+def evaluation(plan: Plan) -> Plan:
+    """Keep what models are evaluated on: of a set with splits, all but train; variants are made of all of it."""
+    plan = replace(plan, evaluated=True, choices={**plan.choices, "evaluation": True})
+    known = plan.known
+    if known is None or not is_split(known):
+        return plan
+    entries = tuple(entry for entry in known.entries if entry.split != splits.TRAIN)
+    return replace(plan, known=replace(known, entries=entries, splits=splits.ordered(one.split for one in entries)))
 
 
 def mark(sha256: str, labels: str) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from edgekit import files
-from edgekit.augment.variants import Output, Recipe, outputs, variant_name
+from edgekit.augment.variants import Output, Recipe, outputs
 from edgekit.data import images
 from edgekit.data.folder import Source, read
 from edgekit.data.headers import read_header
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20  # sources go out in chunks of about this size: small pictures must not cost a trip each
 CHUNK_SOURCES = 64
 AHEAD = 4  # chunks a worker that are under way, or wait for their turn
+KEPT_BYTES = 32 << 20  # the largest block that a worker keeps for the next picture: 10 megapixels of RGB
 TRIES = 2  # that a source whose process died gets, by itself: something else may have killed it
 
 
@@ -154,7 +155,7 @@ class Job:
         """Name the output of a row as it would be called now."""
         values, suffix = self.values(source), PurePosixPath(row["file_name"]).suffix
         place, whole = values["place"], values.get("whole", False)
-        return variant_name(place, row["variant"], suffix, self.keys, whole=whole) if row["variant"] else str(place)
+        return self.recipe.name(str(place), row["variant"], suffix, self.keys, whole=whole)
 
     def _write(self, output: Output, source: Source) -> None:
         if self.stage is None:
@@ -181,8 +182,9 @@ class Job:
             place, whole = source.key, False
             if self.plan is not None:
                 place, whole = self.plan.place(source.key), source.key in self.plan.twins
-            numbers = range(1, self._copies(source) + 1)
-            names = {variant_name(place, n, s, self.keys, whole=whole) for n in numbers for s in suffixes} | {place}
+            recipe = replace(self.recipe, copies=self._copies(source))
+            wanted = [(0, PurePosixPath(place).suffix), *((n, s) for n in recipe.numbers for s in suffixes)]
+            names = {recipe.name(place, n, s, self.keys, whole=whole) for n, s in wanted}
             if self.plan is not None:
                 names |= {path for name in names for path in self.plan.label_files(source.key, name)}
             self._remove(sorted(names))
@@ -314,6 +316,7 @@ def _work(task: Task[Answer], line: Connection, parent: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphan outlives a killed parent
         if os.getppid() != parent:
             os._exit(1)
+        _keep_memory()
     with contextlib.suppress(*DIED):  # the parent is gone
         while True:
             chunk = line.recv()
@@ -321,6 +324,17 @@ def _work(task: Task[Answer], line: Connection, parent: int) -> None:
                 line.send([task.process(source) for source in chunk])
             except EdgekitError as error:
                 line.send(error)
+
+
+def _keep_memory() -> None:
+    """Let the C library keep the memory of a picture for the next one, where it can be told so (mallopt, glibc).
+
+    It would be handed back, and its 200 pages fetched again, for every step of every variant.
+    """
+    tune = getattr(ctypes.CDLL(None), "mallopt", None)
+    if tune is not None:
+        tune(-3, KEPT_BYTES)  # M_MMAP_THRESHOLD: larger pictures still come from, and go back to, the system
+        tune(-1, 4 * KEPT_BYTES)  # M_TRIM_THRESHOLD
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgekit.augment.variants import Recipe, variants
@@ -22,6 +23,8 @@ COLUMNS = 9
 def sheet(plan: Plan, recipe: Recipe) -> bytes:
     """Draw a few sources, spread over the folder; give the PNG. Raises EdgekitError when none of them can be read."""
     rows: list[list[Tile]] = []
+    if recipe.suite:  # some of all
+        recipe = replace(recipe, copies=min(recipe.copies, COLUMNS - 1))
     sources = plan.augmented or plan.sources
     for index in sorted({i * len(sources) // ROWS for i in range(ROWS)}):
         source = sources[index]
@@ -105,4 +108,5 @@ def _caption(op: dict[str, Any]) -> str:
         f"{value:.3g}" for key, value in op["params"].items() if isinstance(value, (int, float)) and key != "seed"
     ]
     chosen = [row["name"] for row in op["params"].get("ops", ())]  # by a policy
-    return " ".join([op["name"], *numbers, *chosen])
+    name = f"{op['fields']['kind']} {op['fields']['severity']}" if op["name"] == "corruption" else op["name"]
+    return " ".join([name, *numbers, *chosen])

@@ -14,6 +14,7 @@ from edgekit import files
 from edgekit.augment import run as line
 from edgekit.augment.labels import USUAL, Rules
 from edgekit.augment.plan import AUTO, Plan
+from edgekit.augment.text.run import SCHEMA as TEXTS
 from edgekit.augment.variants import Recipe
 from edgekit.data import dataset, manifest
 from edgekit.data.folder import ALL, INSIDE, scan
@@ -114,7 +115,8 @@ def _numbers(path: Path, wanted: str) -> list[range]:
         ends = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
         first, last = (int(ends[1]), int(ends[2] or ends[1])) if ends else (0, 0)
         if not 1 <= first <= last:
-            raise EdgekitError(f"{path}:{wanted}: {part or 'nothing'} is no row", "write :17, :3-10 or :3-10,17")
+            what = f"{part} is no row" if part else "a comma with no row beside it"
+            raise EdgekitError(f"{path}:{wanted}: {what}", "write :17, :3-10 or :3-10,17")
         chosen.append(range(first, last + 1))
     return chosen
 
@@ -148,6 +150,8 @@ def read_stamp(folder: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise EdgekitError(f"{path}: is damaged", manifest.DAMAGED) from None
+    if schema == TEXTS:
+        raise EdgekitError(f"{folder}: is of a text file, whose rows are not replayed", "run the same augment again")
     if schema not in (line.SCHEMA, SCHEMA):
         raise EdgekitError(f"{path}: is of the form {schema}, which this edgekit does not know", "use the one it names")
     return dict(stamp)
@@ -167,7 +171,7 @@ def recipe_of(record: Record) -> Recipe:
 def default_source(record: Record) -> Path:
     """Find the folder that an output was made from: `imgs` of `imgs-augmented`; raises EdgekitError when not there."""
     folder = record.folder.resolve()
-    source = folder.with_name(folder.name.removesuffix("-augmented"))
+    source = folder.with_name(folder.name.removesuffix(line.AUGMENTED).removesuffix(line.CORRUPTED))
     if source != folder and source.is_dir():
         return record.folder.with_name(source.name) if record.folder.name == folder.name else source
     raise EdgekitError(
@@ -177,7 +181,7 @@ def default_source(record: Record) -> Path:
 
 def plan_of(record: Record, root: Path) -> Plan:
     """List and read the sources as the run did; raises EdgekitError when one that the rows name is not there."""
-    for links in (INSIDE, ALL):
+    for links in (ALL,) if record.stamp.get("links") == ALL else (INSIDE, ALL):
         listing = scan(root, links)
         labels = record.stamp.get("labels")
         if labels is None:

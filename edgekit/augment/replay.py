@@ -17,9 +17,11 @@ from typing import Any
 from edgekit import files
 from edgekit.augment import pool
 from edgekit.augment import run as line
+from edgekit.augment.corrupt import corruption
 from edgekit.augment.op import OPS
 from edgekit.augment.plan import Labels, Plan
 from edgekit.augment.record import SCHEMA, Record, Row, needs
+from edgekit.augment.tally import Counts
 from edgekit.augment.variants import Decoded, Output, Recipe, Step, perform
 from edgekit.data import images, manifest
 from edgekit.data.folder import Source, read
@@ -44,6 +46,7 @@ class Rebuilt:
     most: int | None = None
     needs: tuple[str, ...] = ()  # of one that differs: what it was made from
     why: tuple[str, ...] = ()
+    altered: bool = False  # a file of the output is not what its row says
 
     def to_dict(self) -> dict[str, Any]:
         """Give the plain values of one that differs."""
@@ -87,9 +90,18 @@ class Task:
         made = {**row, "sha256": output.row["sha256"]}
         if "label_files" in output.row:
             made["label_files"] = output.row["label_files"]
-        same = Rebuilt(number, row["file_name"], made, output.entry, output.bytes)
+        altered = self._is_altered(row)
+        same = Rebuilt(number, row["file_name"], made, output.entry, output.bytes, altered=altered)
         said, mean, most = self._compare(row, output)
         return replace(same, what=said, mean=mean, most=most, needs=needs(row)) if said else same
+
+    def _is_altered(self, row: Row) -> bool:
+        """Tell whether a file of the output that is there is not what its row says."""
+        for name, digest in manifest.outputs(row):
+            with suppress(OSError):
+                if files.digest(self.record.folder / name) != digest:
+                    return True
+        return False
 
     def _output(self, row: Row, decoded: Decoded) -> Output:
         if row["variant"] == 0:
@@ -99,7 +111,8 @@ class Task:
         return decoded.output(self.recipe, variant, lambda suffix: str(row["file_name"]))
 
     def _step(self, said: Mapping[str, Any]) -> Step:
-        op = OPS.get(said["name"]).from_dict(said["fields"])
+        made = corruption if said["name"] == corruption.spec_name() else OPS.get(said["name"])
+        op = made.from_dict(said["fields"])
         partners = []
         for key in said.get("partners", ()):
             try:
@@ -182,7 +195,10 @@ def _apart(path: Path, sha256: str, data: bytes, recipe: Recipe) -> tuple[str, f
 
 @dataclass(frozen=True)
 class Result:
-    """The answer of a replay; differences: the rows that differ; files: those of the whole set that do; why: of all."""
+    """The answer of a replay; differences: the rows that differ; files: those of the whole set that do; why: of all.
+
+    altered: rows of which a file in the output is not what they say.
+    """
 
     manifest: str
     source: str
@@ -192,6 +208,7 @@ class Result:
     files: tuple[str, ...]
     why: tuple[str, ...]
     seconds: float
+    altered: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -211,6 +228,7 @@ class Result:
             "differences": [one.to_dict() for one in self.differences],
             "files": list(self.files),
             "why": list(self.why),
+            "altered": self.altered,
             "seconds": round(self.seconds, 3),
             "exit_code": self.exit_code,
         }
@@ -235,13 +253,14 @@ def run(
     started = time.monotonic()
     differences: list[Rebuilt] = []
     why: tuple[str, ...] = ()
+    altered = 0
     with ExitStack() as until:
         stage = None
         if out is not None:
             stage = until.enter_context(files.staged_folder(out, lambda: line.refuse_existing(out, force=force)))
         task = Task(record, plan, recipe, stage)
         sources = [task.sources[key] for key in record.lines]
-        counts = line.Counts(sources=len(sources))
+        counts = Counts(sources=len(sources))
         lines = None if stage is None else until.enter_context((stage / manifest.MANIFEST).open("w", encoding="ascii"))
         finished = until.enter_context(closing(pool.process(sources, task, workers)))
         for number, found in enumerate(finished, 1):
@@ -249,6 +268,7 @@ def run(
                 counts.originals += bool(one.row) and not one.row["variant"]
                 counts.variants += bool(one.row) and one.row["variant"] > 0
                 counts.bytes += one.bytes
+                altered += one.altered
                 if lines is not None and one.row:
                     lines.write(manifest.line(one.row))
                 if plan.writer is not None and one.entry is not None and (record.whole or stage is not None):
@@ -267,7 +287,7 @@ def run(
         differences, why = _explained(record, task, differences, whole=bool(apart))
     shown = None if out is None else str(out)
     seconds = time.monotonic() - started
-    return Result(str(record.path), str(root), shown, record.count, tuple(differences), apart, why, seconds)
+    return Result(str(record.path), str(root), shown, record.count, tuple(differences), apart, why, seconds, altered)
 
 
 def _finish(record: Record, stage: Path, made: Sequence[tuple[str, bytes]], now: Mapping[str, Any]) -> None:
@@ -307,7 +327,7 @@ def _explained(
         replace(one, why=tuple(changed[key] for key in keys if key in changed))
         for one, keys in zip(differences, needed, strict=True)
     ]
-    versions = _versions(record.stamp, line.stamp(task.recipe, "", line.Counts(), task.plan))
+    versions = _versions(record.stamp, line.stamp(task.recipe, "", Counts(), task.plan))
     return blamed, (*versions, *(text for key, text in changed.items() if key not in told))
 
 

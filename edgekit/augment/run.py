@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,38 +15,18 @@ from typing import Any, TextIO
 from edgekit import __version__, files
 from edgekit.augment import journal, pool
 from edgekit.augment.plan import CHOICES, Plan
+from edgekit.augment.tally import Counts, Tally
 from edgekit.augment.variants import Recipe
 from edgekit.data import manifest
+from edgekit.data.folder import ALL, is_cache
 from edgekit.errors import EdgekitError
 from edgekit.lazy import cv2, np
 
 SCHEMA = "edgekit.augment/1"
+AUGMENTED, CORRUPTED = "-augmented", "-corrupted"  # what the name of an output ends with
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
 LEAKS = 100  # that the stamp lists
-
-
-@dataclass
-class Counts:
-    """What went in and what came out."""
-
-    sources: int = 0
-    rejected: int = 0
-    other_files: int = 0
-    other_folders: int = 0
-    originals: int = 0
-    variants: int = 0
-    left_out: int = 0
-    warnings: int = 0
-    bytes: int = 0
-    passed: int = 0  # pictures of splits that are not augmented
-    mended: int = 0  # labels that were put right or set aside
-    leaks: int = 0  # pictures of one split that are in another too
-
-    def to_dict(self, plan: Plan) -> dict[str, int]:
-        """Give the plain values; those of labels only when there are some."""
-        bare = ("passed", "mended", "leaks") if plan.known is None else ()
-        return {key: value for key, value in asdict(self).items() if key not in bare}
 
 
 @dataclass(frozen=True)
@@ -57,14 +37,20 @@ class Result:
     out: str
     plan: Plan
     recipe: Recipe
-    counts: Counts
+    tally: Tally
     seconds: float
     status: str  # written, up to date, dry run
     strict: bool = False
-    first_rejected: str = ""
-    classes: dict[str, int] = field(default_factory=dict)
-    resumed: int = 0  # sources that an interrupted run had done
-    reused: int = 0  # pictures taken over from the output that was replaced
+
+    @property
+    def counts(self) -> Counts:
+        """What went in and what came out."""
+        return self.tally.counts
+
+    @property
+    def short(self) -> dict[str, int]:
+        """The classes that were to be raised and did not reach the target, and what they came to."""
+        return self.tally.short
 
     @property
     def exit_code(self) -> int:
@@ -83,20 +69,33 @@ class Result:
             **({} if self.plan.known is None else {"labels": self.plan.to_dict()}),
             **arranged(self.plan),
             "counts": self.counts.to_dict(self.plan),
-            "classes": self.classes,
-            "resumed": self.resumed,
-            "reused": self.reused,
+            "classes": self.tally.classes,
+            **({"short": self.short} if "balance" in self.plan.choices else {}),
+            "resumed": self.tally.resumed,
+            "reused": self.tally.reused,
             "seconds": round(self.seconds, 3),
             "exit_code": self.exit_code,
         }
 
 
-def default_out(source: Path) -> Path:
+def default_out(source: Path, suffix: str = AUGMENTED) -> Path:
     """Name the output that goes beside the source: `imgs` -> `imgs-augmented`."""
     named = source.resolve() if source.name in ("", "..") else source
     if not named.name:
         raise EdgekitError(f"{source}: there is no place beside it", "choose an --out")
-    return named.with_name(f"{named.name}-augmented")
+    return named.with_name(named.name + suffix)
+
+
+def check_source(source: Path) -> None:
+    """Raise EdgekitError when a folder is an evaluation set, or a part of one: nothing is to be trained on it."""
+    for folder in (source.resolve(), *source.resolve().parents):
+        with suppress(OSError, ValueError, RecursionError):
+            stamp = json.loads((folder / files.STAMP).read_bytes())
+            if isinstance(stamp, dict) and stamp.get("schema") == SCHEMA and stamp.get("evaluation") is True:
+                raise EdgekitError(
+                    f"{source}: is of an evaluation set, which is not augmented: models would be trained on it",
+                    "give the pictures that it was made of",
+                )
 
 
 def check_out(source: Path, out: Path) -> None:
@@ -126,7 +125,7 @@ LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
 
 def refuse_existing(out: Path, *, force: bool) -> None:
     """Raise EdgekitError when `out` exists, unless `force` is given and all that is in it was made by edgekit."""
-    files.refuse_existing(out, force=force)
+    files.refuse_existing(out, force=True)  # first, so that --force is proposed only where it would do
     if not out.exists():
         return
     if not out.is_dir():
@@ -139,6 +138,7 @@ def refuse_existing(out: Path, *, force: bool) -> None:
             f"{out / stranger}: was not made by edgekit, so --force does not replace the folder it is in",
             "move it elsewhere, or use --out to choose another",
         )
+    files.refuse_existing(out, force=force)
 
 
 def _strangers(out: Path) -> Iterator[Path]:
@@ -152,7 +152,7 @@ def _strangers(out: Path) -> Iterator[Path]:
         links = [name for name in folders if Path(folder, name).is_symlink()]
         for name in (*links, *names):
             path = Path(folder, name).relative_to(out)
-            if name not in LITTER and path.as_posix() not in ours:
+            if path.as_posix() not in ours and name not in LITTER and not is_cache(name, folders):
                 yield path
 
 
@@ -174,8 +174,10 @@ def stamp(recipe: Recipe, inputs: str, counts: Counts, plan: Plan) -> dict[str, 
 
 
 def arranged(plan: Plan) -> dict[str, Any]:
-    """Give what the stamp says of splits, groups and balance, and the first leaks; nothing when there are none."""
-    return {**plan.choices, **({"leaks": list(plan.leaks[:LEAKS])} if plan.leaks else {})}
+    """Give what the stamp says of splits, groups, balance, links, unread labels and the first leaks, where there are."""
+    unread = {"mended": [str(note) for note in plan.unread]} if plan.unread else {}
+    links = {"links": ALL} if plan.listing.links == ALL else {}
+    return {**plan.choices, **unread, **links, **({"leaks": list(plan.leaks[:LEAKS])} if plan.leaks else {})}
 
 
 def up_to_date(plan: Plan, out: Path, recipe: Recipe) -> Tally | None:
@@ -189,7 +191,9 @@ def up_to_date(plan: Plan, out: Path, recipe: Recipe) -> Tally | None:
         if any(old.get(key) != new.get(key) for key in ("schema", "recipe", "versions", *CHOICES)):
             return None
         layouts = [one.get("labels", {}).get(key) for one in (old, new) for key in ("from", "to")]
-        tally = Tally(Counts(**old["counts"]))
+        tally = Tally(Counts(**old["counts"]), plan)
+        if old.get("mended") != new.get("mended"):
+            return None
         if layouts[:2] != layouts[2:] or tally.counts.sources != len(plan.sources):
             return None
         if old["inputs"]["sha256"] != _input_digest(plan, recipe):
@@ -198,7 +202,7 @@ def up_to_date(plan: Plan, out: Path, recipe: Recipe) -> Tally | None:
         for row in manifest.rows(out / manifest.MANIFEST):
             if not _intact(out, manifest.outputs(row)):
                 return None
-            tally.label(row["label"])
+            tally.take(row)
             rows += 1
         rejected = sum(1 for _ in manifest.rows(out / manifest.REJECTED))
         whole = (rows, rejected) == (tally.counts.originals + tally.counts.variants, tally.counts.rejected)
@@ -264,7 +268,7 @@ def run(
     listing = plan.listing
     counts = Counts(sources=len(plan.sources), other_files=listing.others, other_folders=listing.folders)
     counts.mended, counts.leaks = sum(note.count for note in plan.mended), len(plan.leaks)
-    tally = Tally(counts)
+    tally = Tally(counts, plan)
     replaces = force or if_changed
     with files.resumable_folder(out, lambda: refuse_existing(out, force=replaces), journal.JOURNALS) as stage:
         job = pool.Job(recipe, stage, plan.names, plan)
@@ -294,14 +298,13 @@ def run(
                         plan.writer.take(entry)
                 if progress is not None:
                     progress(number, len(plan.sources))
-        tally.check(plan)
+        tally.check()
         values = stamp(recipe, digest.hexdigest(), tally.counts, plan)
         if plan.writer is not None:
             values["labels"]["files"] = _close(plan.writer.close(), stage)
         files.write(stage / files.STAMP, manifest.document(manifest.sealed(values, stage)))
     seconds = time.monotonic() - started
-    made_of = tally.first_rejected, tally.classes, tally.resumed, tally.reused
-    return Result(str(listing.root), str(out), plan, recipe, tally.counts, seconds, "written", strict, *made_of)
+    return Result(str(listing.root), str(out), plan, recipe, tally, seconds, "written", strict)
 
 
 def _close(made: Sequence[tuple[str, bytes]], stage: Path) -> list[dict[str, str]]:
@@ -318,52 +321,6 @@ def _write_rows(done: pool.Done, made: TextIO, rejected: TextIO) -> None:
     if done.rejected is not None:
         row = {"source": done.key, "source_sha256": done.sha256, "reason": done.rejected}
         rejected.write(manifest.line(row))
-
-
-@dataclass
-class Tally:
-    """The running count of a run."""
-
-    counts: Counts
-    classes: dict[str, int] = field(default_factory=dict)
-    first_rejected: str = ""
-    resumed: int = 0
-    reused: int = 0
-
-    def add(self, done: pool.Done) -> None:
-        """Count one finished source."""
-        counts = self.counts
-        counts.bytes += done.bytes
-        counts.left_out += done.left_out
-        counts.passed += done.passed
-        counts.mended += done.mended
-        if done.rejected is not None:
-            counts.rejected += 1
-            self.first_rejected = self.first_rejected or f"{done.key}: {done.rejected}"
-        counts.warnings += any(row["warnings"] for row in done.rows)
-        for row in done.rows:
-            counts.originals += row["variant"] == 0
-            counts.variants += row["variant"] != 0
-            self.label(row["label"])
-
-    def label(self, label: str | None) -> None:
-        """Count one picture of a class."""
-        if label is not None:
-            self.classes[label] = self.classes.get(label, 0) + 1
-
-    def check(self, plan: Plan) -> None:
-        """Raise EdgekitError when not one picture could be used."""
-        if self.counts.rejected == self.counts.sources:
-            raise EdgekitError(
-                f"{plan.listing.root}: none of its {self.counts.sources} pictures can be used "
-                f"(first: {self.first_rejected})",
-                "give a folder with at least one readable picture",
-            )
-        if not self.counts.originals + self.counts.variants:
-            raise EdgekitError(
-                f"{plan.listing.root}: nothing to write: every variant is equal to its source",
-                "choose a stronger op or a higher p, or leave --no-originals out",
-            )
 
 
 @dataclass(frozen=True)

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+from edgekit.augment.presets import PRESETS
 from edgekit.spec import Spec, option, spec
 
 # Of `data.dataset` and `data.frame`, which are not imported for a help text.
 KINDS = ("coco", "yolo", "voc", "masks", "folder", "none")
 FRAMES = ("auto", "upright", "raw")
 
+TEXT_FILES = "Text files"  # the help panel of all that is for them alone
+
 
 @spec
 class augment(Spec):
-    """Write an expanded, labelled copy of a folder of pictures, with a manifest."""
+    """Write an expanded, labelled copy of a folder of pictures, or of a text file, with a manifest."""
 
     ops: tuple[str, ...] = option((), help='an op in its general form: "rotate 15 p=0.3"', metavar="OP", panel="Recipe")
+    preset: str | None = option(
+        None, help="a recipe by its name, before all other ops", choices=tuple(PRESETS), panel="Recipe"
+    )
     copies: int = option(
         4, help="variants of each picture; 0: none", ge=0, le=9999, short="-n", metavar="K", panel="Recipe"
     )
+    corruptions: bool = option(
+        False, help="make an evaluation set instead: the 15 corruptions of ImageNet-C", panel="Recipe"
+    )
+    severity: str = option("1,2,3,4,5", help="how strong corruptions are", metavar="1,3,5", panel="Recipe")
     seed: int = option(0, help="seed of every random draw", ge=0, panel="Recipe")
     originals: bool = option(True, help="copy the original pictures too, byte for byte", panel="Recipe")
     quality: int | None = option(
         None, help="quality of lossy files, instead of the source's own", ge=1, le=100, panel="Recipe"
+    )
+    text: bool = option(False, help="the pictures show text: ops that mirror are refused", panel="Recipe")
+    text_column: str | None = option(
+        None,
+        help="what holds the text of a .csv or .jsonl SRC: a name, or a number where there is no header; "
+        "text, or the only one, if not given",
+        metavar="COLUMN",
+        panel=TEXT_FILES,
+    )
+    label_column: str | None = option(
+        None, help="what holds its label, for the manifest; label if not given", metavar="COLUMN", panel=TEXT_FILES
     )
     labels: str = option(
         "auto", help="layout of the labels read", choices=("auto", *KINDS), metavar="KIND", panel="Labels"

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from edgekit import files
-from edgekit.augment import fuse
+from edgekit.augment import corrupt, fuse
 from edgekit.augment.labels import USUAL, Rules
 from edgekit.augment.op import Op, require_partners
 from edgekit.data import images, manifest
@@ -35,7 +35,10 @@ REDRAWS = 8  # a variant equal to its source or to an earlier one is drawn again
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is done to every picture: the ops in order, how many variants, the seed, and how labels follow."""
+    """What is done to every picture: the ops in order, how many variants, the seed, and how labels follow.
+
+    suite: corruptions instead of ops, one a variant: what comes out is an evaluation set.
+    """
 
     ops: tuple[Op, ...]
     copies: int = 4
@@ -44,6 +47,19 @@ class Recipe:
     quality: int | None = None
     max_pixels: int = 100_000_000
     rules: Rules = USUAL
+    suite: tuple[corrupt.corruption, ...] = ()
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The numbers of the variants."""
+        return [one.number for one in self.suite] if self.suite else range(1, self.copies + 1)
+
+    def name(self, place: str, number: int, suffix: str, keys: AbstractSet[str], *, whole: bool = False) -> str:
+        """Name an output of a picture at `place`; variant 0 is the original."""
+        if not self.suite:
+            return variant_name(place, number, suffix, keys, whole=whole) if number else place
+        folders = {one.number: one.folder for one in self.suite} | {0: corrupt.CLEAN}
+        return f"{folders[number]}/{_same_name(PurePosixPath(place), suffix, keys)}"
 
     @property
     def partners(self) -> int:
@@ -65,6 +81,7 @@ class Recipe:
             "quality": self.quality,
             "max_pixels": self.max_pixels,
         }
+        plain |= corrupt.to_dict(self.suite)
         return plain if self.rules == USUAL else plain | {"labels": self.rules.to_dict()}
 
 
@@ -207,8 +224,11 @@ def variants(recipe: Recipe, source: Sample, partners: Partners | None = None) -
 
     Raises EdgekitError when an op needs partners and there are not as many.
     """
+    if recipe.suite:
+        yield from _corrupted(recipe, source)
+        return
     done = {repr([])}  # the same steps need not be taken to know that they give the same pixels
-    seen: dict[tuple[Any, ...], list[Callable[[], Sample]]] = {_checksum(source): [lambda: source]}
+    seen: dict[tuple[Any, ...], list[Callable[[], Variant]]] = {_checksum(source): [lambda: Variant(0, source, ())]}
     for number in range(1, recipe.copies + 1):
         for attempt in range(REDRAWS):
             chain = _drawn(recipe, source, number, attempt, partners)
@@ -219,19 +239,26 @@ def variants(recipe: Recipe, source: Sample, partners: Partners | None = None) -
             variant = chain.variant(number)
             earlier = seen.setdefault(_checksum(variant.sample), [])
             # Made again, rarely, rather than kept: memory does not grow with the number of variants.
-            if any(np.array_equal(made().image, variant.sample.image) for made in earlier):
+            if any(np.array_equal(again().sample.image, variant.sample.image) for again in earlier):
                 continue
-            again = partial(draw, recipe, source, number, attempt, partners)
-            earlier.append(lambda again=again: again().sample)
+            earlier.append(partial(draw, recipe, source, number, attempt, partners))
             yield variant
             break
         else:
             yield None
 
 
+def _corrupted(recipe: Recipe, source: Sample) -> Iterator[Variant]:
+    """Make as many variants of the suite as there are copies, spread over it; equal ones too: scores are means."""
+    for place in range(recipe.copies):
+        one = recipe.suite[place * len(recipe.suite) // recipe.copies]
+        params = one.sample(generator(recipe.seed, source.key, one.number, 0), source)
+        yield perform([Step(one, params)], source, one.number, recipe.rules)
+
+
 def _checksum(sample: Sample) -> tuple[Any, ...]:
     """Give what equal pictures share, and others hardly ever."""
-    return sample.image.shape, sample.image.dtype, zlib.crc32(sample.image)
+    return sample.image.shape, sample.image.dtype, zlib.crc32(sample.image.data)
 
 
 def variant_name(key: str, number: int, suffix: str, keys: AbstractSet[str], *, whole: bool = False) -> str:
@@ -253,6 +280,16 @@ def variant_name(key: str, number: int, suffix: str, keys: AbstractSet[str], *, 
         tail += "_"
         name = _fit(stem, tail + suffix, key)
     return str(path.with_name(name))
+
+
+def _same_name(path: PurePosixPath, suffix: str, keys: AbstractSet[str]) -> str:
+    """Name a picture as its source, in another folder: `a.gif` is `a.gif.png` when the format changes."""
+    stem = path.stem
+    if suffix != path.suffix:
+        stem = path.name
+        while str(path.with_name(stem + suffix)) in keys:  # that one's would be called the same
+            stem += "_"
+    return str(path.with_name(stem + suffix))
 
 
 def _fit(stem: str, tail: str, key: str) -> str:
@@ -304,12 +341,12 @@ def outputs(
     decoded = Decoded.read(recipe, key, label, data, labels)
     place = key if labels is None else labels.place
     if recipe.originals:
-        yield decoded.original(place)
+        yield decoded.original(recipe.name(place, 0, PurePosixPath(place).suffix, keys))
     for variant in variants(recipe, decoded.source, partners):
         if variant is None:
             yield None
             continue
-        yield decoded.output(recipe, variant, partial(variant_name, place, variant.number, keys=keys, whole=whole))
+        yield decoded.output(recipe, variant, partial(recipe.name, place, variant.number, keys=keys, whole=whole))
 
 
 @dataclass(frozen=True, eq=False)
@@ -342,6 +379,9 @@ class Decoded:
         name = named(suffix)
         warnings = [*self.picture.warnings, *([changed] if changed else [])]
         row = self._row(name, variant, files.sha256(encoded), warnings) | _label_rows(variant)
+        if recipe.suite:
+            fields = variant.ops[0]["fields"]
+            row |= {"corruption": fields["kind"], "severity": fields["severity"]}
         return _labelled(Output(name, encoded, row), self.subject, variant.sample)
 
     def _row(self, name: str, variant: Variant, digest: str, warnings: list[str]) -> dict[str, Any]:

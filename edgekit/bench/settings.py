@@ -40,6 +40,7 @@ class inspect(Spec):
     seed: int = same(Measured, "seed")
     labels: str = same(augment, "labels")
     labels_frame: str = same(augment, "labels_frame")
+    follow_links: bool = same(augment, "follow_links")
     max_pixels: int = same(augment, "max_pixels")
     workers: int = same(augment, "workers")
     preview: str | None = option(
@@ -66,7 +67,7 @@ class inspect(Spec):
     def foreign(self, what: str) -> tuple[str, ...]:
         """Name the settings that mean nothing to `what` is inspected: model, folder or features."""
         of_folder = ("workers", "preview")
-        shared = ("labels", "labels_frame", "max_pixels", "strict", "force")
+        shared = ("labels", "labels_frame", "follow_links", "max_pixels", "strict", "force")
         of_features = (
             "features",
             "layer",

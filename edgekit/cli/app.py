@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from typer._click import exceptions as usage
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from edgekit import __version__
 from edgekit.cli.console import Console, failure
@@ -38,6 +38,8 @@ Examples:
   edgekit augment ./imgs --flip --rotate 15
 
   edgekit augment ./imgs --flip --op "rotate 10 p=0.5 border=constant" -n 8 --out ./more
+
+  edgekit augment reviews.csv --text-column review --flip
 
   edgekit augment --replay imgs-augmented/manifest.jsonl:17
 """
@@ -81,10 +83,16 @@ def _version(wanted: bool) -> None:
 class Group(TyperGroup):
     """The top level: it knows what its commands are called, and makes the one that is asked for."""
 
+    def __init__(self, **attributes: Any) -> None:
+        """Put in the commands of MENU, without their flags."""
+        super().__init__(**attributes)
+        for name, (brief, _) in MENU.items():
+            self.add_command(TyperCommand(name, short_help=brief))
+
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         """Find the command by its name; only then load what it can be told, which takes time."""
         name, found, rest = super().resolve_command(ctx, args)
-        return name, _whole(name, self.rich_markup_mode) if name is not None and found is not None else None, rest
+        return name, _whole(name, self.rich_markup_mode) if name else found, rest
 
 
 def _run_augment(source: str, typed: Typed) -> int:
@@ -92,6 +100,12 @@ def _run_augment(source: str, typed: Typed) -> int:
         from edgekit.cli.replay import run_replay  # each verb loads its own rooms only
 
         return run_replay(source, typed)
+    from edgekit.augment.text.rows import is_text
+
+    if is_text(source):
+        from edgekit.cli.text import run_text
+
+        return run_text(source, typed)
     from edgekit.cli.augment import run_augment
 
     return run_augment(source, typed)
@@ -127,10 +141,12 @@ Made = tuple[Callable[..., None], str | None]  # the function of a command, and 
 def _augment() -> Made:
     from edgekit.augment.op import OPS
     from edgekit.augment.settings import augment
+    from edgekit.augment.text.op import TEXT_OPS
     from edgekit.cli.signature import command
 
-    source = ("src", "folder of pictures, flat or with one folder a class")
-    return command(augment, OPS, source, _run_augment, unless="replay"), augment.help() + AUGMENT_EXAMPLES
+    source = ("src", "folder of pictures, flat or with one folder a class; or a .csv, .tsv, .jsonl or .txt file")
+    made = command(augment, OPS, source, _run_augment, unless="replay", more=TEXT_OPS)
+    return made, augment.help() + AUGMENT_EXAMPLES
 
 
 def _verify() -> Made:
@@ -171,7 +187,7 @@ def _listing(name: str) -> Made:
 
 
 MENU: dict[str, tuple[str, Callable[[], Made]]] = {
-    "augment": ("a larger folder of pictures, with labels and a manifest", _augment),
+    "augment": ("a larger folder of pictures or text file, with labels and a manifest", _augment),
     "verify": ("whether a folder that augment wrote is still as it was written", _verify),
     "compress": ("a smaller, faster ONNX model, measured against the old one", _compress),
     "bench": ("one model measured on this machine, or several side by side", _bench),
@@ -180,10 +196,6 @@ MENU: dict[str, tuple[str, Callable[[], Made]]] = {
     "steps": ("the steps of compress", partial(_listing, "steps")),
     "config": ("the effective configuration", partial(_listing, "config")),
 }
-
-
-def _nothing() -> None:
-    """Stand for a command that nobody has asked for."""
 
 
 def _whole(name: str, markup: Any) -> Any:
@@ -216,8 +228,6 @@ def build() -> typer.Typer:
     ) -> None:
         """From a folder of pictures and an ONNX model to a smaller, faster, still accurate edge model, with proof."""
 
-    for name, (brief, _) in MENU.items():
-        app.command(name, short_help=brief)(_nothing)
     return app
 
 

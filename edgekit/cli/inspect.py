@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edgekit import config, graph
 from edgekit.bench.settings import inspect
 from edgekit.cli.console import WIDTH, Console
+from edgekit.data.headers import PICTURE_SUFFIXES
 from edgekit.errors import EdgekitError
 from edgekit.measure import anatomy, invented, readymade
 from edgekit.report.text import megabytes, milliseconds
@@ -44,6 +45,8 @@ def run_inspect(target: str, typed: Typed) -> int:
         from edgekit.cli import inspect_folder
 
         return inspect_folder.run_inspect(path, settings, console)
+    if path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES:
+        raise EdgekitError(f"{path}: is a picture, not a model", f"give the folder it is in: {path.parent}")
     proto = graph.load(path)
     feeds, fed, notes = _feeds(proto, settings)
     console.detail("timing the layers")
@@ -64,7 +67,7 @@ def check_flags(path: Path, what: str, settings: inspect, typed: Typed) -> None:
     listed = " and ".join([", ".join(flags[:-1]), flags[-1]] if len(flags) > 1 else flags)
     needs_features = set(names) <= set(settings.foreign("model")) | {"size", "threads"}
     if what == "folder" and needs_features:
-        raise EdgekitError(f"{listed}: of a folder, only with --features", "add --features MODEL, or leave it out")
+        raise EdgekitError(f"{listed}: of a folder, only with --features", f"add --features MODEL, or drop {listed}")
     said = {
         "model": f"for a folder of pictures, and {path} is none",
         "folder": f"for a model, and {path} is a folder",

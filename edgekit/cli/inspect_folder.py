@@ -11,7 +11,7 @@ from edgekit.augment import pool
 from edgekit.augment.preview import drawn
 from edgekit.cli.console import WIDTH
 from edgekit.data import census, dataset, images
-from edgekit.data.folder import read, scan
+from edgekit.data.folder import ALL, INSIDE, outside, read, scan
 from edgekit.data.sample import Sample
 from edgekit.data.sheet import Tile, contact_sheet, png
 from edgekit.errors import EdgekitError
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 NAME_COLUMN = 11
 NAMED = 3  # examples that a line gives
 LONGEST_NAME = 40
+TAKES = "give a model with one input, a picture: 3 axes, or 4 with a batch"
 PREVIEW_ROWS, PREVIEW_COLUMNS = 6, 6
 
 
@@ -42,7 +43,10 @@ def run_inspect(root: Path, settings: inspect, console: Console) -> int:
         return write_features(root, settings, console)
     if settings.preview is not None:
         check_preview(root, Path(settings.preview), force=settings.force)
-    found = read_dataset(root, settings)
+    found = read_dataset(root, settings, console)
+    if found.kind in dataset.UNLABELLED:
+        for note in found.mended:
+            console.say(str(note))
     survey = census.Survey(found, settings.max_pixels)
     with console.progress("reading") as progress:
         rows = _counted(
@@ -52,20 +56,31 @@ def run_inspect(root: Path, settings: inspect, console: Console) -> int:
     if settings.preview is not None:
         files.write(Path(settings.preview), png(preview(found, taken, settings.max_pixels)))
     if console.json:
-        console.document(taken.to_dict())
+        console.document(_decodable(taken.to_dict()))
     else:
         _answer(taken, settings.top)
     return taken.exit_code
 
 
-def read_dataset(root: Path, settings: inspect) -> Dataset:
+def _decodable(value: Any) -> Any:
+    """Write bytes of names that are no UTF-8 as \\udc80: a lone surrogate is JSON that strict readers refuse."""
+    if isinstance(value, dict):
+        return {_decodable(key): _decodable(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_decodable(one) for one in value]
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def read_dataset(root: Path, settings: inspect, console: Console) -> Dataset:
     """Read the labels of the folder's pictures; raise EdgekitError when it holds none, or a model instead."""
     try:
-        listing = scan(root)
+        listing = scan(root, ALL if settings.follow_links else INSIDE)
     except EdgekitError as error:
         models = sorted(root.glob("*.onnx"))
         hint = f"to inspect a model in it: edgekit inspect {models[0]}" if models else error.hint
         raise EdgekitError(error.message, hint) from None
+    if listing.outside:
+        console.say(outside(listing))
     return dataset.read(listing, None if settings.labels == "auto" else settings.labels, settings.labels_frame)
 
 
@@ -116,7 +131,14 @@ def write_features(root: Path, settings: inspect, console: Console) -> int:
     """Write a model's features of every picture; give 1 when --strict met pictures that cannot be read, else 0."""
     model, out = Path(settings.features or ""), check_out(root, settings)
     proto = graph.load(model)
-    found = read_dataset(root, settings)
+    inputs = graph.inputs(proto)
+    if len(inputs) != 1:
+        names = ", ".join(one.name for one in inputs)
+        raise EdgekitError(f"{model}: takes {len(inputs)} inputs ({names}), and a picture is one", TAKES)
+    if 0 < len(inputs[0].shape) < 3:
+        axes = len(inputs[0].shape)
+        raise EdgekitError(f"{model}: its input {inputs[0].name} is no picture: it has {axes} axes", TAKES)
+    found = read_dataset(root, settings, console)
     given = {name: value for name in PICTURE_FLAGS if (value := getattr(settings, name)) is not None}
     with console.progress("reading") as progress:
         made = features.extract(
@@ -240,15 +262,19 @@ def _wrong(taken: Census) -> list[tuple[str, str]]:
     total = sum(note.count for note in taken.mended)
     lines = [
         ("unreadable", counted(len(unreadable), "picture"), unreadable),
-        ("mended", counted(total, "label"), mended),
+        ("mended", f"{counted(total, 'label')} mended or left out", mended),
         ("copies", f"{counted(len(groups), 'picture')} more than once", groups),
         ("leaks", f"{counted(len(leaked), 'picture')} also in another split", leaked),
     ]
     return [
-        (name, f"{said}: {'; '.join(found[:NAMED])}{'; ...' if len(found) > NAMED else ''}" if found else "none")
+        (name, f"{said}: {'; '.join(found[:NAMED])}{_more(len(found) - NAMED)}" if found else "none")
         for name, said, found in lines
         if found or name != "leaks" or len(taken.held) > 1
     ]
+
+
+def _more(rest: int) -> str:
+    return f"; and {rest:,} more{'' if rest > census.LISTED else ', which --json names'}" if rest > 0 else ""
 
 
 def _table(taken: Census, top: int) -> None:

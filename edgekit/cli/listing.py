@@ -9,7 +9,9 @@ import typer
 
 from edgekit import config as loader
 from edgekit.augment.op import OPS
-from edgekit.augment.settings import augment
+from edgekit.augment.presets import PRESETS
+from edgekit.augment.settings import TEXT_FILES, augment
+from edgekit.augment.text.op import TEXT_OPS
 from edgekit.bench.settings import bench, inspect
 from edgekit.cli.console import WIDTH
 from edgekit.compress.method import STEPS
@@ -19,9 +21,19 @@ from edgekit.spec import Field, Registry, Spec
 COMMANDS: dict[str, type[Spec]] = {"augment": augment, "compress": compress, "bench": bench, "inspect": inspect}
 
 
-def ops(as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False) -> None:
-    """List the ops of `edgekit augment`, with defaults and bounds."""
-    _list(OPS, as_json)
+def ops(
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
+    presets: Annotated[bool, typer.Option("--presets", help="list the presets instead, as the ops they are")] = False,
+) -> None:
+    """List the ops of `edgekit augment`, with defaults and bounds: those of pictures, then those of text files."""
+    if presets and as_json:
+        print(json.dumps({"schema": "edgekit.presets/1", "presets": PRESETS}, indent=2))
+        return
+    if presets:
+        for name, entries in PRESETS.items():
+            print(f"{name:<11}{', '.join(entries)}")
+        return
+    _list(OPS, as_json, TEXT_OPS)
 
 
 def steps(as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False) -> None:
@@ -29,22 +41,27 @@ def steps(as_json: Annotated[bool, typer.Option("--json", help="print one JSON d
     _list(STEPS, as_json)
 
 
-def _list(registry: Registry[Any], as_json: bool) -> None:
+def _list(registry: Registry[Any], as_json: bool, texts: Registry[Any] | None = None) -> None:
+    name = f"{registry.kind}s"
     if as_json:
-        print(json.dumps({"schema": f"edgekit.{registry.kind}s/1", f"{registry.kind}s": describe(registry)}, indent=2))
+        more = {} if texts is None else {f"text_{name}": describe(texts)}
+        print(json.dumps({"schema": f"edgekit.{name}/1", name: describe(registry), **more}, indent=2))
         return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(width=None if Console().is_terminal else WIDTH)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in (registry.kind, "what it does", "fields: default [bounds]"):
-        table.add_column(Text(heading), overflow="fold")
-    for cls in registry:
-        fields = "\n".join(field_text(f) for f in cls.options()) or "-"
-        table.add_row(*(Text(cell) for cell in (cls.spec_name(), cls.help(), fields)))
-    console.print(table)
+    for listed in (registry, *([texts] if texts is not None else [])):
+        if listed is texts:
+            console.print(f"\n{TEXT_FILES} (.csv, .tsv, .jsonl, .txt)")
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        for heading in (registry.kind, "what it does", "fields: default [bounds]"):
+            table.add_column(Text(heading), overflow="fold")
+        for cls in listed:
+            fields = "\n".join(field_text(f) for f in cls.options()) or "-"
+            table.add_row(*(Text(cell) for cell in (cls.spec_name(), cls.help(), fields)))
+        console.print(table)
 
 
 def field_text(field: Field) -> str:

@@ -67,8 +67,11 @@ def _answer(result: Result, console: Console) -> None:
     for why in result.why:
         console.answer(f"because   {printable(why)}")
     same, where = result.rows - len(result.differences), f" -> {printable(result.out)}" if result.out else ""
-    how = "all bit-identical" if not result.exit_code else f"{same:,} bit-identical"
-    console.answer(f"{same:,} of {counted(result.rows, 'row')} rebuilt: {how}{where}")
+    if result.altered:
+        they = "output differs from its row" if result.altered == 1 else "outputs differ from their rows"
+        console.answer(f"{result.altered:,} {they}: edgekit verify says more")
+    how = " bit-identical" if result.exit_code else " rebuilt: all bit-identical"
+    console.answer(f"{same:,} of {counted(result.rows, 'row')}{how}{where}")
 
 
 def _said(one: Rebuilt) -> str:

@@ -68,16 +68,21 @@ def command(
     *,
     many: bool = False,
     unless: str = "",
+    more: Registry[Any] | None = None,
 ) -> Callable[..., None]:
     """Make the function whose signature typer reads: positional, the registry's flags, the settings, the common ones.
 
     `positional` is its name and help; with `many` it takes one or more values, and it may be left out (None) when the
-    setting `unless` is given. `run` gets its value (a list with `many`) and what was typed, and gives the exit code.
+    setting `unless` is given. `more`: ops of another kind of input; one that has a name in both is one flag. `run` gets
+    its value (a list with `many`) and what was typed, and gives the exit code.
     """
-    members = tuple(registry or ())
+    others = {cls.spec_name(): cls for cls in more or ()}
+    flags = [(cls, others.pop(cls.spec_name(), None)) for cls in registry or ()]
+    flags += [(cls, None) for cls in others.values()]
+    members = [cls for cls, _ in flags]
     general = f"{registry.kind}s" if registry is not None else ""
     parameters = [_positional(*positional, list[str] if many else str | None if unless else str)]
-    parameters += [_recipe_flag(cls) for cls in members]
+    parameters += [_recipe_flag(cls, twin) for cls, twin in flags]
     parameters += [_setting(f, flag=f.flag[:-1] if f.name == general else f.flag) for f in settings.options()]
     parameters += [_setting(f, panel="Common") for f in common.options()]
 
@@ -124,11 +129,11 @@ def _positional(name: str, help: str, kind: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _recipe_flag(cls: type[Spec]) -> inspect.Parameter:
+def _recipe_flag(cls: type[Spec], twin: type[Spec] | None = None) -> inspect.Parameter:
     """The flag of an op or step: `--rotate 15` where its first field is a number, else the switch `--flip`."""
     field = cls.flag_field()
     name = f"use_{cls.spec_name().replace('-', '_')}"
-    text = cls.help()
+    text = cls.help() + ("" if twin is None else f" {twin.panel()}: {twin.help()}")
     flag = f"--{cls.spec_name()}"
     if field is None:
         info = typer.Option(flag, help=text, rich_help_panel=cls.panel(), show_default=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from edgekit import config
 from edgekit.augment import record, run
 from edgekit.augment.pool import available_cores
+from edgekit.augment.text.run import SCHEMA
 from edgekit.cli.console import Console
 from edgekit.data import verify
 from edgekit.errors import EdgekitError
@@ -28,7 +29,9 @@ def run_verify(out: str, typed: Typed) -> int:
     if not out:
         raise EdgekitError("OUT is empty", "give a folder that edgekit augment wrote; . is the one you are in")
     with console.progress("verify") as progress:
-        result = verify.verify(Path(out), (run.SCHEMA, record.SCHEMA), run.LITTER, available_cores(), progress)
+        result = verify.verify(
+            Path(out), (run.SCHEMA, record.SCHEMA), run.LITTER, available_cores(), progress, (SCHEMA,)
+        )
     if console.json:
         console.document(result.to_dict())
         return result.exit_code
@@ -36,8 +39,11 @@ def run_verify(out: str, typed: Typed) -> int:
         console.answer(printable(str(finding)))
     if result.findings[SHOWN:]:
         console.answer(f"and {counted(len(result.findings) - SHOWN, 'other')}; --json has them all")
-    parts = [(result.pictures, "picture"), (result.label_files, "label file"), (result.rejected, "rejected row")]
-    what = ", ".join(counted(number, noun) for number, noun in parts if number or noun == "picture")
+    parts = [(result.pictures, "picture"), (result.label_files, "label file"), (result.texts, "text")]
+    parts.append((result.rejected, "rejected row"))
+    what = ", ".join(
+        counted(number, noun) for number, noun in parts if number or (noun == "picture" and not result.texts)
+    )
     verdict = counted(len(result.findings), "finding") if result.findings else "intact"
     console.answer(f"{printable(out)}: {verdict} ({what})")
     return result.exit_code

@@ -136,15 +136,19 @@ def _array(value: Any) -> Any:
 
 
 def is_coco(content: Any) -> bool:
-    """Tell whether a JSON document describes objects with boxes or outlines."""
+    """Tell whether a JSON document describes objects with boxes, outlines or keypoints."""
     if not isinstance(content, Mapping):
         return False
     parts = [content.get(key) for key in ("images", "annotations", "categories")]
     if not all(isinstance(part, list) and all(isinstance(one, Mapping) for one in part[:1]) for part in parts):
         return False
-    image, annotation, category = (part[0].keys() if part else {}.keys() for part in parts)
-    boxed = {"image_id", "category_id"} <= annotation and ("bbox" in annotation or "segmentation" in annotation)
-    return {"id", "file_name"} <= image and "name" in category and (boxed or not parts[1])
+    image, category = (part[0].keys() if part else {}.keys() for part in (parts[0], parts[2]))
+    return {"id", "file_name"} <= image and "name" in category and (not parts[1] or any(map(_is_object, parts[1])))
+
+
+def _is_object(annotation: Any) -> bool:
+    keys = annotation.keys() if isinstance(annotation, Mapping) else {}.keys()
+    return {"image_id", "category_id"} <= keys and bool({"bbox", "segmentation", "keypoints"} & keys)
 
 
 def _file_names(content: Mapping[str, Any]) -> list[str]:
@@ -307,19 +311,24 @@ class _Annotations:
             notes.add("class", "an annotation of no category in the file", dropped=True)
             return None
         polygons, region = _segmentation(annotation.get("segmentation"), size, notes)
+        points = self._points(annotation.get("keypoints"), notes)
         try:
             x, y, width, height = (float(side) for side in annotation["bbox"])
         except (KeyError, TypeError, ValueError, OverflowError):
-            if not polygons and region is None:
+            around = None if points is None else _around(points)
+            if not polygons and region is None and around is None:
                 notes.add("number", "an annotation without a box of four numbers", dropped=True)
                 return None
             x = y = width = height = np.nan  # taken from the outline when it is mended
+            if not polygons and region is None and around is not None:
+                notes.add("number", "a box taken from its keypoints")
+                x, y, width, height = around
         made = Object(
             self.position[category],
             np.array([x, y, x + width, y + height], np.float64),
             polygons,
             region,
-            self._points(annotation.get("keypoints"), notes),
+            points,
             oriented=annotation.get("oriented") is True and [len(one) for one in polygons] == [4],
             crowd=str(annotation.get("iscrowd")).lower() in ("1", "true", "1.0"),
             extra=_extra(annotation, notes),
@@ -337,6 +346,13 @@ class _Annotations:
             notes.add("keypoints", f"not {self.keypoints} points of three numbers", dropped=True)
             return None
         return points
+
+
+def _around(points: ndarray) -> tuple[float, float, float, float] | None:
+    """Give the box x, y, width, height of labelled keypoints; None when they span no area."""
+    places = points[points[:, 2] > 0, :2]
+    sides = np.ptp(places, axis=0) if len(places) > 1 else np.zeros(2)
+    return (*places.min(axis=0).tolist(), *sides.tolist()) if sides.all() else None
 
 
 def with_own(one: Object, annotation: Mapping[str, Any]) -> Object:

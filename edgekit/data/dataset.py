@@ -6,7 +6,7 @@ Objects are in `Sample`'s frame: continuous pixels of the upright picture, x to 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # In the order in which they are looked for; `none`: pictures alone.
 KINDS = ("coco", "yolo", "voc", "masks", "folder", "none")
+UNLABELLED = ("folder", "none")  # of objects
 LARGEST = 1 << 32  # bytes of a picture's file
 
 
@@ -176,7 +177,8 @@ def read(root: Path | Listing, kind: str | None = None, frame: str = "auto") -> 
     for one in KINDS if kind is None else (kind,):
         made = _finders()[one](listing, kind is not None)
         if made is not None:
-            return made(frame)
+            found = made(frame)
+            return replace(found, mended=_unread(listing)) if kind is None and one in UNLABELLED else found
     raise EdgekitError(f"{listing.root}: no {f'{kind} ' if kind else ''}labels found", HINTS[kind or "none"])
 
 
@@ -207,6 +209,12 @@ def _finders() -> Mapping[str, Finder]:
         "folder": _class_folders,
         "none": _pictures,
     }
+
+
+def _unread(listing: Listing) -> tuple[Mended, ...]:
+    from edgekit.data.unread import unread
+
+    return unread(listing)
 
 
 def _class_folders(listing: Listing, asked: bool) -> Maker | None:

@@ -53,7 +53,7 @@ def read(root: Path, labels: Path, notes: list[Mended]) -> Settings:
                 return _settings(content, path, notes)
         for path in (place / name for name in LISTS if (place / name).is_file()):
             if lines := (_text(path) or "").rstrip().splitlines():
-                return Settings(tuple(line.strip() for line in lines))
+                return Settings(tuple(line.strip() for line in lines), listed=_darknet(place))
     return Settings()
 
 
@@ -187,6 +187,18 @@ def _resolved(word: str, bases: Sequence[Path]) -> Path | None:
         inner = inner.removeprefix("../")
     tried = [_plain(base / way) for way in (word.replace("\\", "/"), inner) for base in bases]
     return next((place for place in tried if place.exists()), None)
+
+
+def _darknet(folder: Path) -> dict[Path, str]:
+    """Read train.txt, valid.txt ... beside a list of names: pictures, which CVAT puts below a folder `data`."""
+    listed: dict[Path, str] = {}
+    for word, split in _SPLITS.items():
+        for line in (_text(folder / f"{word}.txt") or "").splitlines():
+            name = line.strip().replace("\\", "/")
+            places = [_plain(folder / name), _plain(folder / name.removeprefix("data/"))] if name else []
+            for place in (place for place in places if place.is_file()):
+                listed.setdefault(place, split)
+    return listed
 
 
 def _listed(file: Path, bases: Sequence[Path]) -> Iterator[Path]:

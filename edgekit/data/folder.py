@@ -69,17 +69,21 @@ class Listing:
         """
         if self.links != INSIDE:
             return frozenset()
-        root, real, found, count = os.path.abspath(self.root), {}, set(), 0
-        for count, path in enumerate(files, 1):
-            folder = os.path.abspath(path.parent)
+        root = self.root.absolute()
+        real: dict[Path, tuple[str, str]] = {}
+        found, others = set(), 0
+        for path in files:
+            folder = path.absolute().parent
             if folder not in real:
                 real[folder] = os.path.realpath(folder), os.path.realpath(os.path.commonpath([root, folder]))
             place, home = real[folder]
-            if not _holds(home, os.path.realpath(path) if path.is_symlink() else place):
+            if _holds(home, os.path.realpath(path) if path.is_symlink() else place):
+                others += 1
+            else:
                 found.add(path)
-        if found and len(found) == count:
-            first = min(found)
-            raise EdgekitError(f"{first}: is reached by a link that leads outside of {self.root}", "use --follow-links")
+        if found and not others:
+            what = f"{min(found)}: is reached by a link that leads outside of {self.root}"
+            raise EdgekitError(what, "use --follow-links")
         return frozenset(found)
 
 
@@ -195,12 +199,24 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def is_cache(name: str, beside: Iterable[str]) -> bool:
+    """Tell whether a file is what a training run of Ultralytics leaves of a folder beside it (train.cache of train)."""
+    return name.endswith(".cache") and any(PurePosixPath(one).with_suffix(".cache").name == name for one in beside)
+
+
 def passed_by(others: int, folders: int) -> str:
     """Say what was passed by, or nothing."""
     parts = [counted(others, "file", "that is not a picture", "that are not pictures")] if others else []
     if folders:
         parts.append(counted(folders, "folder", "that is hidden or a link", "that are hidden or links"))
     return ", ".join(parts)
+
+
+def outside(listing: Listing) -> str:
+    """Say which links to folders were passed by because they lead outside."""
+    links = counted(len(listing.outside), "link", "to a folder", "to folders")
+    said = f"passed by {links} outside of {listing.root} (first: {listing.outside[0]})"
+    return f"{said}; --follow-links enters such folders"
 
 
 def read(source: Source, most: int) -> bytes:

@@ -31,7 +31,7 @@ def groups_of(rule: str, keys: Sequence[str], root: Path) -> list[str | None]:
     else:
         found = _of_pattern(rule, keys)
     if not any(one is not None for one in found):
-        raise EdgekitError(f"group-by={rule}: no picture is in a group by that, such as {keys[0]}", FORMS)
+        raise EdgekitError(f"group-by={rule}: puts no picture in a group, {keys[0]} for one", FORMS)
     return found
 
 
@@ -62,6 +62,8 @@ def together(groups: Sequence[str | None]) -> Iterator[tuple[int, int]]:
 
 
 def _of_pattern(rule: str, keys: Sequence[str]) -> list[str | None]:
+    if rule.lower().endswith((".csv", ".tsv")):
+        raise EdgekitError(f"group-by={rule}: a table without a column", f"write {rule}:COLUMN")
     try:
         pattern = re.compile(rule)
     except re.error as error:
@@ -103,6 +105,8 @@ def _read(path: Path, typed: Path, column: str) -> dict[str, str]:
     except csv.Error as error:
         raise EdgekitError(f"{typed}: not a table: {error}", "mend it, or save it again as CSV") from None
     names = [name.strip() for name in rows[0]] if rows else []
+    if not any(names):
+        raise EdgekitError(f"{typed}: has no row of names at its top", f"give it one: file_name,{column}")
     if column not in names:
         near = nearest(column, names)
         raise EdgekitError(

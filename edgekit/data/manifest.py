@@ -80,10 +80,10 @@ def closing(stamp: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(one["path"], one["sha256"]) for one in stamp.get("labels", {}).get("files", ())]
 
 
-def sealed(stamp: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Add to a stamp the digests of the files of rows in its folder, and at the end one of the stamp itself."""
+def sealed(stamp: Mapping[str, Any], folder: Path, more: Sequence[str] = ()) -> dict[str, Any]:
+    """Add to a stamp the digests of the files of rows in its folder and of `more`, and one of the stamp itself."""
     files = {}
-    for name in RECORDS:
+    for name in (*RECORDS, *more):
         if (folder / name).exists():
             with (folder / name).open("rb") as file:
                 files[name] = hashlib.file_digest(file, "sha256").hexdigest()

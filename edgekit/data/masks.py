@@ -45,6 +45,7 @@ _ENDINGS = (
     "_gtfine_labeltrainids", "_gtfine_labelids", "_gtcoarse_labelids", "_labeltrainids", "_labelids",
     *_BESIDE, "_semantic", "_gt", "_l",
 )  # fmt: skip
+_OF_OBJECTS = "segmentationobject"  # VOC's masks of single objects, which are not read
 _OTHERS = ("_color", "_instanceids", "_instancetrainids", "_instances", "_overlay", "_viz")
 _PICTURE_ENDINGS = ("_leftimg8bit", "_sat", "_image", "_img")
 _SUFFIXES = ("png", "bmp", "gif", "tif", "tiff", "pgm")
@@ -64,7 +65,7 @@ def finder(listing: Listing, asked: bool) -> Maker | None:
 
 
 def find(listing: Listing) -> tuple[dict[Source, Path | None], tuple[Source, ...]]:
-    """Pair each picture with its mask, None when it has none; and the masks that belong to no picture, or are refused."""
+    """Pair each picture with its mask, None when it has none; and the masks of no picture, or refused."""
     masks: dict[_Identity, list[tuple[int, str, Source]]] = {}
     pictures: list[Source] = []
     owned: list[tuple[Source, list[_Identity]]] = []
@@ -79,7 +80,7 @@ def find(listing: Listing) -> tuple[dict[Source, Path | None], tuple[Source, ...
     known = {_identity(source) for source in pictures}
     for source, claimed in owned:
         # What only its name makes a mask is a picture when there is none that it could belong to.
-        if not _in_folder(source) and not known & set(claimed):
+        if claimed and not _in_folder(source) and not known & set(claimed):
             pictures.append(source)
     pairs: dict[Source, Path | None] = {}
     for source in pictures:
@@ -121,6 +122,8 @@ def _claims(source: Source) -> list[tuple[int, _Identity]] | None:
     *folders, name = source.key.lower().split("/")
     stem, _, suffix = name.rpartition(".")
     places = tuple(folder for folder in folders if folder not in (*_MASKS, *PICTURES))
+    if _OF_OBJECTS in folders:
+        return []
     inside = _in_folder(source)
     endings = [ending for ending in _ENDINGS if stem.endswith(ending) and (inside or ending in _BESIDE)]
     if not inside and (not endings or suffix not in _SUFFIXES):
@@ -150,7 +153,7 @@ def read(
     listing: Listing, pairs: Mapping[Source, Path | None], others: Sequence[Source], frame: str = "auto"
 ) -> Dataset:
     """Read pictures and the masks that `find` gave; what is missing is a note, never an error."""
-    notes = []
+    notes = of_single_objects(listing)
     for source in others:
         what = f"a mask is left out: {source.refused}" if source.refused else "a mask without a picture"
         notes.append(Mended(source.key, "picture", what, dropped=True))
@@ -173,6 +176,13 @@ def read(
         mended=tuple(notes),
         form="outline",
     )
+
+
+def of_single_objects(listing: Listing) -> list[Mended]:
+    """Note masks that tell single objects apart, which are not read."""
+    count = sum(_OF_OBJECTS in source.key.lower().split("/")[:-1] for source in listing.sources)
+    what = f"{counted(count, 'mask')} of single objects left out"
+    return [Mended(str(listing.root), "picture", what, dropped=True, count=count)] if count else []
 
 
 def _names(root: Path) -> tuple[str, ...]:

@@ -103,7 +103,7 @@ def _outline(one: Object, size: tuple[int, int], notes: Notes) -> tuple[tuple[nd
     for part in one.polygons:
         finite = part[np.isfinite(part).all(axis=1)]
         if len(finite) < len(part):
-            what = counted(len(part) - len(finite), "point", "of an outline is no number", "of an outline are no numbers")
+            what = counted(len(part) - len(finite), "point", "of an outline", "of an outline") + " without numbers"
             notes.add("outline", what, dropped=True)
         whole = _clipped(finite, size, one.oriented) if len(finite) >= 3 else ()
         if not whole:

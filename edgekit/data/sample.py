@@ -25,8 +25,9 @@ class Object:
     crowd: it stands for many that are not told apart. extra: what the layout says of it beyond that, kept as it is.
 
     Augmentation keeps three things of its own here. visible: the share of the source's object that is left. extent: the
-    share that its label still spans, which what lies under noise belongs to. span: the 3x3 matrix from the square -1..1 to what a box alone stood for before it was turned, so that turning it on, or back,
-    starts from there and not from the looser box; None: the box itself.
+    share that its label still spans: noise over it takes nothing from that. span: the 3x3 matrix from the square -1..1
+    to what a box alone stood for before it was turned, so that turning it on, or back, starts from there and not from
+    the looser box; None: the box itself.
     """
 
     number: int

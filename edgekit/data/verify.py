@@ -16,6 +16,7 @@ from typing import Any
 
 from edgekit import files
 from edgekit.data import manifest
+from edgekit.data.folder import is_cache
 from edgekit.data.frame import upright_size
 from edgekit.data.headers import Unreadable, read_header
 from edgekit.errors import EdgekitError
@@ -44,6 +45,7 @@ class Result:
     folder: str
     pictures: int = 0
     label_files: int = 0
+    texts: int = 0
     rejected: int = 0
     findings: list[Finding] = field(default_factory=list)
 
@@ -60,6 +62,7 @@ class Result:
             "folder": self.folder,
             "pictures": self.pictures,
             "label_files": self.label_files,
+            **({"texts": self.texts} if self.texts else {}),
             "rejected": self.rejected,
             "findings": [{"path": one.path, "what": one.what} for one in self.findings],
             "exit_code": self.exit_code,
@@ -95,16 +98,28 @@ def read_stamp(folder: Path, schemas: Collection[str]) -> dict[str, Any] | None:
 
 
 def verify(
-    folder: Path, schemas: Collection[str], litter: Collection[str], threads: int, progress: Progress | None = None
+    folder: Path,
+    schemas: Collection[str],
+    litter: Collection[str],
+    threads: int,
+    progress: Progress | None = None,
+    whole: Collection[str] = (),
 ) -> Result:
     """Check every file, row and digest of an output; memory grows by the names of its files alone.
 
-    litter: names of files that anybody may have left. Raises EdgekitError when it is not an output of edgekit.
+    litter: names of files that anybody may have left. whole: schemas of outputs that are one file, of whose rows the
+    stamp's digests tell. Raises EdgekitError when it is not an output of edgekit.
     """
-    check = _Check(folder, read_stamp(folder, schemas), Result(str(folder)))
+    stamp = read_stamp(folder, (*schemas, *whole))
+    check = _Check(folder, stamp, Result(str(folder)))
     check.stamp()
-    check.rows(threads, progress)
-    check.rejected()
+    if stamp is not None and stamp["schema"] in whole:
+        check.texts()
+    else:
+        if not check.tells():
+            return check.result
+        check.rows(threads, progress)
+        check.rejected()
     check.foreign(litter)
     return check.result
 
@@ -139,6 +154,23 @@ class _Check:
             self._sources[str(row["source"])] = (row["sha256"], row["rows"], row.get("made"))
         self._told = bool(self._sources)
 
+    def tells(self) -> bool:
+        """Tell whether a row can be read, where rows were written; else that is the one finding, and all there is."""
+        for number, text in enumerate(self._text(manifest.MANIFEST), 1):
+            with suppress(EdgekitError):
+                manifest.parsed(text, f"{number}")
+                return True
+        if self._told and not any(count for _, count, _ in self._sources.values()):
+            return True
+        at = [one.path for one in self.result.findings]
+        if manifest.MANIFEST in at:
+            place = at.index(manifest.MANIFEST)
+            what = f"{self.result.findings[place].what}, and no row of it can be read: no picture was checked"
+            self.result.findings[place] = Finding(manifest.MANIFEST, what)
+        else:
+            self._find(manifest.MANIFEST, "no row of it can be read: no picture was checked")
+        return False
+
     def rows(self, threads: int, progress: Progress | None) -> None:
         """Check every row of the manifest, and the files that it stands for."""
         total = sum(one[1] for one in self._sources.values() if isinstance(one[1], int))
@@ -160,6 +192,11 @@ class _Check:
         for source, (_, count, _) in self._sources.items():
             if count:
                 self._find(manifest.MANIFEST, f"has no row of {source}, which had {count}")
+
+    def texts(self) -> None:
+        """Count the rows of an output that is one file; its digest has been checked."""
+        self.result.texts = sum(1 for _ in self._text(manifest.MANIFEST))
+        self.result.rejected = sum(1 for _ in self._text(manifest.REJECTED))
 
     def _text(self, name: str) -> Iterator[bytes]:
         """Give the lines of a file; none when it is no file: that is a finding already."""
@@ -254,7 +291,9 @@ class _Check:
                 self._find(f"{name}:{number}", "is damaged")
 
     def foreign(self, litter: Collection[str]) -> None:
-        """Find files, links and folders that no row names."""
+        """Find files, links and folders that no row names; whose they are is open when rows are missing or damaged."""
+        torn = any(one.path.partition(":")[0] in (manifest.MANIFEST, files.STAMP) for one in self.result.findings)
+        whose = "is named by no row" if torn else "was not made by edgekit"
         folders = {str(parent) for name in self._known for parent in PurePosixPath(name).parents}
         for parent, inner, names in os.walk(self._folder, onerror=self._unread):
             below = Path(parent).relative_to(self._folder)
@@ -262,10 +301,13 @@ class _Check:
             strange = [name for name in inner if name not in links and (below / name).as_posix() not in folders]
             for name in sorted((*links, *names)):
                 path = (below / name).as_posix()
-                if path not in self._known and name not in litter:
-                    self._find(path, "is a link of somebody else's" if name in links else "was not made by edgekit")
+                if path not in self._known and name not in litter and not is_cache(name, inner):
+                    self._find(path, "is a link of somebody else's" if name in links else whose)
             for name in sorted(strange):
-                self._find(f"{(below / name).as_posix()}/", "is a folder that was not made by edgekit")
+                self._find(
+                    f"{(below / name).as_posix()}/",
+                    "is a folder with nothing that a row names" if torn else f"is a folder that {whose}",
+                )
             inner[:] = sorted(set(inner) - set(links) - set(strange))
 
     def _unread(self, error: OSError) -> None:

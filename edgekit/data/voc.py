@@ -23,6 +23,7 @@ from edgekit.data.dataset import Dataset, Entry
 from edgekit.data.folder import LEADS_OUTSIDE, Listing, Source
 from edgekit.data.frame import place, upright_size
 from edgekit.data.headers import Header
+from edgekit.data.masks import of_single_objects
 from edgekit.data.mend import Mended, Notes, clean
 from edgekit.data.sample import Object
 from edgekit.lazy import np
@@ -139,7 +140,7 @@ class _Survey:
 
 def read(listing: Listing, pairs: Sequence[Pair], frame: str = "auto") -> Dataset:
     """Read the label files that `find` gave, not none; what cannot be read is a note, never an error."""
-    notes: list[Mended] = []
+    notes = of_single_objects(listing)
     survey = _Survey()
     files = [path for _, path in pairs if path is not None]
     paired = _adopt(pairs, files, notes)

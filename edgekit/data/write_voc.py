@@ -37,7 +37,8 @@ _PICTURES = "JPEGImages"
 _OTHERS = ("images", "imgs", "img", "image", "leftimg8bit")
 _TAG = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _OF_PICTURE = ("filename", "path", "size", "object")
-# An object of which the label spans less is truncated, as one that is covered is not: "more than 15-20% outside the box" (VOC2011 annotation guidelines).
+# An object of which its label spans less is truncated: "more than 15-20% outside the box" (VOC2011 annotation
+# guidelines). What noise covers is inside of it.
 WHOLE = 0.85
 _DEFAULTS = {"pose": "Unspecified", "truncated": "0", "difficult": "0"}
 

@@ -210,6 +210,8 @@ def _note_losses(output: Output, objects: Sequence[Object], schema: Schema, note
     if schema.form == "oriented":
         note("outlines among turned boxes (their smallest rectangle)", sum(not _has_corners(one) for one in outlined))
         return
+    if schema.form == "outline" or outlined:
+        note("boxes among outlines (written as their four corners)", len(objects) - len(outlined))
     several = sum(len(one.polygons) > 1 or one.region is not None for one in outlined)
     note("outlines in parts or run lengths (joined to one polygon)", several)
     apart = 0

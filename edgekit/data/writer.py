@@ -182,7 +182,10 @@ def objects_in(output: Output, kind: str, notes: Notes) -> Sequence[Object]:
     from edgekit.data import masks
 
     note_lost(output, kind, notes, mask=output.mask.colours is not None)
-    return masks.objects_of(output.mask)
+    found = masks.objects_of(output.mask)
+    if not found and output.mask.colours is None and output.mask.values.any():
+        notes.add("lost", f"a mask of {masks.VOID} alone, which means not labelled, has no objects", dropped=True)
+    return found
 
 
 def split_folder(key: str, split: str | None) -> str:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     Pair = tuple[Source, Path | None]
 
 PICTURES = "images"
+_OTHERS = ("imgs", "img", "image")  # which Ultralytics does not know
 LABELS = ("labels", "labels_yolo")
 _FAR = 0.5  # how far outside the picture, as a share of it, a corner is taken for sloppiness and not for another unit
 _SKEW = 0.1  # how far apart the middles of its diagonals may be, twice, in a turned box, as a share of one of them
@@ -100,9 +101,10 @@ def _places(folder: Path) -> list[tuple[Path, Path]]:
     """List where the label files of a folder's pictures may be, each with the folder whose pictures then belong."""
     parts = folder.parts
     beside = [(folder, folder / label) for label in LABELS] + [(folder, folder)]
-    if PICTURES not in parts:
+    known = PICTURES if PICTURES in parts else next((part for part in reversed(parts) if part in _OTHERS), None)
+    if known is None:
         return beside
-    last = len(parts) - 1 - parts[::-1].index(PICTURES)
+    last = len(parts) - 1 - parts[::-1].index(known)
     home = Path(*parts[: last + 1])
     return [(home, Path(*parts[:last], label, *parts[last + 1 :])) for label in LABELS] + beside
 
@@ -110,7 +112,7 @@ def _places(folder: Path) -> list[tuple[Path, Path]]:
 def _is_below(picture: Path, homes: set[Path]) -> bool:
     """Tell whether a picture lies in one of `homes`, at any depth below those that are called `images`."""
     folder, *above = picture.absolute().parents
-    return folder in homes or any(place in homes and place.name == PICTURES for place in above)
+    return folder in homes or any(place in homes and place.name in (PICTURES, *_OTHERS) for place in above)
 
 
 # ---- reading
@@ -119,14 +121,14 @@ def _is_below(picture: Path, homes: set[Path]) -> bool:
 def read(listing: Listing, pairs: Sequence[Pair], frame: str = "auto") -> Dataset:
     """Read the label files that `find` gave, not none; what cannot be read is a note, never an error."""
     every = [path for _, path in pairs if path is not None]
-    outside = listing.leading_outside(every)
-    files = [path for path in every if path not in outside]
+    far = listing.leading_outside(every)
+    files = [path for path in every if path not in far]
     notes: list[Mended] = []
     settings = dataset_yaml.read(listing.root, files[0].parent, notes)
     form = _form(files, settings)
     kind = _Kind(settings.names, settings.keypoint_shape, form == "oriented", frame)
     entries = tuple(
-        Entry(source, settings.split_of(source) or splits.of_folders(source.key), loader=_File(path, kind, path in outside))
+        Entry(source, settings.split_of(source) or splits.of_folders(source.key), loader=_File(path, kind, path in far))
         for source, path in sorted(pairs, key=lambda pair: pair[0].key)
     )
     bare = len(pairs) - len(every)
@@ -320,6 +322,8 @@ def _shape(words: Sequence[str], classes: int, keypoint_shape: tuple[int, int] |
         return Shape(number, _box(values), points=_points(values[4:], keypoint_shape[1]))
     if len(values) in (4, 5):
         return Shape(number, _box(values))
+    if points:
+        raise _Problem(f"{len(words)} values, not class cx cy w h and {points} of its keypoints")
     if len(values) >= 6 and len(values) % 2 == 0:
         across, down = values[::2], values[1::2]
         box = _near((min(across), min(down), max(across), max(down)))
