@@ -1,6 +1,11 @@
 """What `edgekit augment`, `inspect` and `verify` say of a run to the person who typed it: the truth, and what to do."""
 
+import json
+import os
+
 import pytest
+from onnx import helper
+from onnx import save as save_model
 
 from conftest import picture, rows, save
 
@@ -141,3 +146,99 @@ def test_objects_that_were_clipped_or_dropped_are_counted(edgekit, tmp_path):
     assert (made["counts"]["clipped"], made["counts"]["dropped"]) == (clipped, dropped)
     told = edgekit("augment", root, "--translate", "0.4", "-n", "3", "--out", "other")
     assert said(told)["objects"] == f"{clipped} clipped, {dropped} dropped; see manifest.jsonl"
+
+
+# ---- replay
+
+
+def test_a_replay_follows_the_links_that_the_run_followed(edgekit, tmp_path):
+    root = yolo(tmp_path / "set")
+    (root / "labels").rename(tmp_path / "elsewhere")
+    (root / "labels").symlink_to(tmp_path / "elsewhere")
+    assert edgekit("augment", root, "--flip", "-n", "1", "--follow-links").code == 0
+    done = edgekit("augment", root, "--replay", "set-augmented")
+    assert (done.code, "all bit-identical" in done.out) == (0, True), done.err
+
+
+def test_a_replay_follows_the_folders_too_when_none_is_missed(edgekit, tmp_path):
+    root = classes(tmp_path / "set", bag=2)
+    classes(tmp_path / "far", cup=2)
+    (root / "cup").symlink_to(tmp_path / "far" / "cup")
+    assert edgekit("augment", root, "--rotate", "9", "-n", "1", "--follow-links").code == 0
+    done = edgekit("augment", root, "--replay", "set-augmented")
+    assert (done.code, "all bit-identical" in done.out) == (0, True), done.err
+
+
+def test_a_replay_says_which_outputs_are_not_what_their_rows_say(edgekit, tmp_path):
+    root = classes(tmp_path / "set", bag=2)
+    assert edgekit("augment", root, "--rotate", "9", "-n", "1").code == 0
+    save(tmp_path / "set-augmented" / "bag" / "bag0.png", picture(77))
+    done = edgekit("augment", root, "--replay", "set-augmented")
+    assert done.out.splitlines() == [
+        "1 output differs from its row: edgekit verify says more",
+        "4 of 4 rows rebuilt: all bit-identical",
+    ]
+    (root / "bag" / "bag1.png").write_bytes((root / "bag" / "bag0.png").read_bytes())
+    done = edgekit("augment", root, "--replay", "set-augmented")
+    assert (done.code, done.out.splitlines()[-1]) == (1, "2 of 4 rows bit-identical")
+
+
+# ---- flags that do nothing, and hints
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--max-copies", "9"), "--max-copies does nothing without --balance or --per-class"),
+        (("--labels-frame", "raw"), "--labels-frame does nothing: there are no labels of objects"),
+        (("--group-by", "folder"), "--group-by keeps nothing together without --split"),
+    ],
+)
+def test_a_flag_that_does_nothing_is_said(edgekit, tmp_path, flags, says):
+    root = classes(tmp_path / "set", bag=2)
+    assert says in edgekit("augment", root, "--flip", "--dry-run", *flags).err
+    assert "nothing" not in edgekit("augment", root, "--flip", "--dry-run").err
+
+
+@pytest.mark.parametrize(
+    ("typed", "what", "how"),
+    [
+        (("inspect", "set/bag/bag0.png"), "is a picture, not a model", "give the folder it is in: set/bag"),
+        (("augment", "set", "--flip", "--group-by", "p.csv"), "a table without a column", "write p.csv:COLUMN"),
+        (("augment", "set", "--flip", "--group-by", "p.csv:who"), "has no row of names", "file_name,who"),
+        (("augment", "set", "--flip", "--group-by", "x(y)"), "puts no picture in a group, bag/bag0.png for", "give "),
+        (("inspect", "set", "--preview", "cam.png", "--force"), "not made by edgekit", "use --preview to choose"),
+        (("inspect", "set", "--out", "x.npz"), "only with --features", "or drop --out"),
+    ],
+)
+def test_a_hint_says_what_to_do(edgekit, tmp_path, typed, what, how):
+    classes(tmp_path / "set", bag=2)
+    (tmp_path / "p.csv").write_text("")
+    save(tmp_path / "cam.png", picture())
+    done = edgekit(*typed)
+    assert (done.code, what in done.err, how in done.err) == (2, True, True), done.err
+
+
+@pytest.mark.parametrize(
+    ("shapes", "what"),
+    [([[1, 3, 8, 8], [1, 4]], "takes 2 inputs (a, b)"), ([[1, 16]], "its input a is no picture: it has 2 axes")],
+)
+def test_a_model_that_takes_no_picture_has_no_features(edgekit, tmp_path, shapes, what):
+    classes(tmp_path / "set", bag=2)
+    of_floats = [helper.make_tensor_value_info(n, 1, s) for n, s in zip("ab", shapes, strict=False)]
+    node = helper.make_node("Relu", ["a"], ["y"])
+    out = helper.make_tensor_value_info("y", 1, shapes[0])
+    save_model(helper.make_model(helper.make_graph([node], "g", of_floats, [out])), tmp_path / "m.onnx")
+    done = edgekit("inspect", "set", "--features", "m.onnx", "--out", "x.npz")
+    assert (done.code, what in done.err, "--feeds" in done.err) == (2, True, False), done.err
+
+
+def test_inspect_says_how_many_more_and_writes_names_that_all_can_read(edgekit, tmp_path):
+    root = tmp_path / "set"
+    for number in range(5):
+        save(root / f"{number}.png", picture(number))
+        (root / f"{number}.png").write_bytes(b"broken")
+    save(root / "whole.png", picture())
+    (root / os.fsdecode(b"\xff.png")).write_bytes(b"broken")
+    assert "; and 3 more" in " ".join(edgekit("inspect", root).out.split())
+    json.dumps(edgekit("inspect", root, "--json").json, ensure_ascii=False).encode("utf-8", "strict")

@@ -63,7 +63,7 @@ def test_a_detection_set_on_one_screen(edgekit, tmp_path):
     assert said["objects"] == "6 in 4 of 5 pictures; 0 to 3 each, median 1"
     assert said["boxes"] == "33 % small, 67 % medium, 0 % large (below 32x32 pixels, below 96x96, and above)"
     assert said["unreadable"].startswith("1 picture: images/train/broken.jpg (truncated JPEG)")
-    assert said["mended"].startswith("1 label: images/val/3.jpg: ")
+    assert said["mended"].startswith("1 label mended or left out: images/val/3.jpg: ")
     assert said["copies"] == "1 picture more than once: images/train/1.jpg = images/val/4.jpg"
     assert said["leaks"].startswith("1 picture also in another split: images/val/4.jpg = images/train/1.jpg, flipped")
     assert said["class"].split() == ["train", "val", "all", "objects"]

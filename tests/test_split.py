@@ -149,12 +149,12 @@ def test_groups_by_folder_pattern_and_table(tmp_path):
     [
         ("(", "not a regular expression"),
         ("foldr", "without a (group)"),
-        ("(nowhere)", "no picture is in a group"),
+        ("(nowhere)", "puts no picture in a group"),
         ("none.csv:patient", "cannot be read"),
         ("g.csv:pateint", "has no column pateint"),
         ("twice.csv:patient", "a.jpg is in two groups, 1 and 2"),
         ("bare.csv:patient", "no column says which picture"),
-        ("other.csv:patient", "no picture is in a group"),
+        ("other.csv:patient", "puts no picture in a group"),
     ],
 )
 def test_rules_that_do_not_work(tmp_path, rule, said):

@@ -174,7 +174,7 @@ def stamp(recipe: Recipe, inputs: str, counts: Counts, plan: Plan) -> dict[str, 
 
 
 def arranged(plan: Plan) -> dict[str, Any]:
-    """Give what the stamp says of splits, groups, balance, links, unread labels and the first leaks, where there are."""
+    """Give what the stamp says of splits, groups, balance, links, unread labels and the first leaks, if any."""
     unread = {"mended": [str(note) for note in plan.unread]} if plan.unread else {}
     links = {"links": ALL} if plan.listing.links == ALL else {}
     return {**plan.choices, **unread, **links, **({"leaks": list(plan.leaks[:LEAKS])} if plan.leaks else {})}
