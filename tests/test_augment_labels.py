@@ -115,7 +115,10 @@ def test_the_manifest_says_what_became_of_objects(edgekit, tmp_path):
 def test_no_originals_keeps_the_other_splits(edgekit, yolo):
     done = edgekit("augment", yolo, *TURN, "-n", "1", "--no-originals", "--json")
     assert (done.json["counts"]["originals"], done.json["counts"]["variants"]) == (4, 4)
-    assert edgekit("augment", yolo, *TURN, "--dry-run", "--json").json["estimate"]["files"] == 4 * 5 + 4
+    assert (
+        edgekit("augment", yolo, *TURN, "--out", yolo.parent / "more", "--dry-run", "--json").json["estimate"]["files"]
+        == 4 * 5 + 4
+    )
 
 
 def test_a_set_without_a_train_split_is_not_augmented(edgekit, yolo):

@@ -192,7 +192,7 @@ def test_only_the_rest_is_made(tmp_path, worked):
     result = run(root, out, say=said.append)
     assert said == ["resumed: 4 of 10 pictures were done already"]
     assert worked() == [f"images/{number:03d}.png" for number in range(4, 10)]
-    assert (result.resumed, result.reused, result.counts.sources) == (4, 0, 10)
+    assert (result.tally.resumed, result.tally.reused, result.counts.sources) == (4, 0, 10)
     assert tree_digest(out) == fresh(root)
     assert not stage_of(out).exists()
 
@@ -269,7 +269,7 @@ def test_what_is_not_as_it_was_is_made_again(tmp_path, happens, least, most, ops
     happens(interrupted(root, out, 5, ops), root)
     result = run(root, out, ops)
     assert tree_digest(out) == fresh(root, ops)
-    assert (4 if ops is PLAIN else least) <= result.resumed <= most
+    assert (4 if ops is PLAIN else least) <= result.tally.resumed <= most
     assert not list(out.rglob("deeper"))
 
 
@@ -289,7 +289,7 @@ def test_the_stage_of_another_recipe_is_replaced(tmp_path):
     interrupted(root, out, 5)
     said = []
     first = line.run(plan(scan(root)), out, recipe(seed=1), say=said.append)
-    assert (first.resumed, said) == (0, [])
+    assert (first.tally.resumed, said) == (0, [])
     line.run(plan(scan(root)), tmp_path / "other", recipe(seed=1))
     assert tree_digest(out) == tree_digest(tmp_path / "other")
 
@@ -298,11 +298,11 @@ def test_a_stage_of_other_processor_features_is_replaced(tmp_path, monkeypatch):
     root, out = yolo(tmp_path / "set"), tmp_path / "out"
     interrupted(root, out, 5)
     monkeypatch.setattr(line.cv2, "getCPUFeaturesLine", lambda: "abacus")
-    assert run(root, out).resumed == 0
+    assert run(root, out).tally.resumed == 0
     assert json.loads((out / "run.json").read_text())["versions"]["cpu"] == "abacus"
     monkeypatch.undo()
     assert line.up_to_date(plan(scan(root)), out, recipe()) is not None
-    assert run(root, out, if_changed=True).reused == 0
+    assert run(root, out, if_changed=True).tally.reused == 0
 
 
 def test_names_of_any_bytes_come_back(tmp_path):
@@ -312,7 +312,7 @@ def test_names_of_any_bytes_come_back(tmp_path):
         path = Path(os.fsdecode(os.path.join(os.fsencode(root), name)))  # noqa: PTH118
         save(path, picture(number))
     interrupted(root, out, 3, PLAIN)
-    assert run(root, out, PLAIN).resumed == 3
+    assert run(root, out, PLAIN).tally.resumed == 3
     assert tree_digest(out) == fresh(root, PLAIN)
 
 
@@ -332,7 +332,7 @@ def test_a_full_disk_keeps_what_is_done(tmp_path, monkeypatch):
         run(root, out, workers=1)
     assert "free some space and run the same command again" in raised.value.hint
     monkeypatch.undo()
-    assert run(root, out).resumed > 0
+    assert run(root, out).tally.resumed > 0
     assert tree_digest(out) == fresh(root)
 
 
@@ -364,7 +364,7 @@ def test_rejected_sources_are_tried_again(tmp_path):
     (root / "images" / "002.png").write_text("<html>")
     interrupted(root, out, 5)
     result = run(root, out)
-    assert (result.resumed, result.counts.rejected) == (5, 1)
+    assert (result.tally.resumed, result.counts.rejected) == (5, 1)
     assert tree_digest(out) == fresh(root)
 
 
@@ -439,7 +439,7 @@ def test_if_changed_is_a_fresh_run(tmp_path, worked, change, ops):
     assert tree_digest(out) == fresh(root, ops)
     assert all(path.stat().st_nlink == 1 for path in out.rglob("*") if path.is_file())
     total = result.counts.originals + result.counts.variants
-    assert total - result.reused <= 3 * len(made)
+    assert total - result.tally.reused <= 3 * len(made)
     # The changed one, broken.png and, of 20 x 2 x 3 partners, those that were it.
     assert len(made) <= (3 if ops is PLAIN else 16)
 
@@ -467,14 +467,14 @@ def test_if_changed_of_class_folders_and_coco(tmp_path, pictures):
     out = tmp_path / "out"
     run(pictures, out, PLAIN)
     save(pictures / "cats" / "new.jpg", picture(77))
-    assert run(pictures, out, PLAIN, if_changed=True).reused == 8 * 3
+    assert run(pictures, out, PLAIN, if_changed=True).tally.reused == 8 * 3
     assert tree_digest(out) == fresh(pictures, PLAIN)
     root = yolo(tmp_path / "set")
     line.run(plan(scan(root), to="coco"), tmp_path / "coco", recipe())
     relabelled(root)
     again = line.run(plan(scan(root), to="coco"), tmp_path / "coco", recipe(), if_changed=True)
     line.run(plan(scan(root), to="coco"), tmp_path / "other", recipe())
-    assert again.reused > 0
+    assert again.tally.reused > 0
     assert tree_digest(tmp_path / "coco") == tree_digest(tmp_path / "other")
 
 
@@ -484,7 +484,7 @@ def test_if_changed_goes_by_the_number_of_copies_of_each_source(tmp_path):
     few = replace(made, numbers={source.key: 1 for source in made.sources})
     more = replace(made, numbers=few.numbers | {"images/003.png": 3})
     line.run(few, out, recipe())
-    assert line.run(more, out, recipe(), if_changed=True).reused == 9 * 2
+    assert line.run(more, out, recipe(), if_changed=True).tally.reused == 9 * 2
     line.run(more, tmp_path / "other", recipe())
     assert tree_digest(out) == tree_digest(tmp_path / "other")
 
@@ -494,7 +494,7 @@ def test_an_output_that_was_edited_is_put_right(tmp_path):
     run(root, out)
     (out / "images" / "001__k01.png").write_text("edited")
     (out / "labels" / "002.txt").unlink()
-    assert run(root, out, if_changed=True).reused == 8 * 3
+    assert run(root, out, if_changed=True).tally.reused == 8 * 3
     assert tree_digest(out) == fresh(root)
 
 
@@ -521,7 +521,7 @@ def test_without_hard_links_files_are_copied(tmp_path, monkeypatch):
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuses)
-    assert run(root, out, if_changed=True).reused > 0
+    assert run(root, out, if_changed=True).tally.reused > 0
     assert tree_digest(out) == fresh(root)
 
 
