@@ -1,6 +1,6 @@
 """Make everything else in this folder: photographs, labelled pictures, a trained classifier, and their licences.
 
-    python -m venv /tmp/samples && . /tmp/samples/bin/activate
+    python -m venv samples && . samples/bin/activate
     pip install .[samples]                       # torch and scikit-image, beside edgekit's own packages
     apt-get install dataset-fashion-mnist        # Debian or Ubuntu: the 70,000 pictures, MIT
     python sample_data/make.py                   # or a part of it: --only photos | fashion | model

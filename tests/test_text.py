@@ -417,7 +417,7 @@ BAD = [
     (("a.csv", "--flip", "--text-column", "t"), "ü,t\n1,a b\n".encode("latin-1"), "is not UTF-8"),
     (("a.txt", "--flip", "--text-column", "x"), b"a b\n", "a text a line has no columns"),
     (("a.jsonl", "--flip"), b'[{"text": "a b"}]\n', "has no JSON object in its first lines"),
-    (("a.jsonl", "--flip"), b'{"text": 3}\n', "none of its 1 rows can be used (first: line 1: text is no text)"),
+    (("a.jsonl", "--flip"), b'{"text": 3}\n', "none of its rows can be used (first: line 1: text is no text)"),
     (("a.csv", "--flip"), b"text,split\na b,test\nc d,val\n", "no row is of the split train"),
     (("a.csv", "--flip", "--out", "."), b"text\na b\n", "holds the source"),
     (("a.csv", "--flip", "--out", "a.csv"), b"text\na b\n", "lies inside the source"),

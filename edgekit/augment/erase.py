@@ -12,7 +12,7 @@ from edgekit.lazy import np
 from edgekit.spec import option
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from edgekit.augment.op import Params
     from edgekit.data.sample import Sample
@@ -40,17 +40,11 @@ class cutout(Op):
 
     def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
         """Fill the squares."""
-        covered = image.copy()
-        for square in self._squares(params, (image.shape[1], image.shape[0])):
-            covered[(*square, slice(3))] = round(self.fill * full_scale(image))
-        return covered
+        return _filled(image, self._squares(params, (image.shape[1], image.shape[0])), self.fill)
 
     def covered(self, params: Params, size: tuple[int, int]) -> np.ndarray:
         """Give the squares: an object hardly seen any more is dropped, and keypoints under one are hidden."""
-        hidden = np.zeros(size[::-1], np.bool_)
-        for square in self._squares(params, size):
-            hidden[square] = True
-        return hidden
+        return _hidden(self._squares(params, size), size)
 
     def _squares(self, params: Params, size: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
         width, height = size
@@ -129,17 +123,11 @@ class grid_mask(Op):
 
     def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
         """Fill the squares."""
-        masked = image.copy()
-        for square in self._squares(params, (image.shape[1], image.shape[0])):
-            masked[(*square, slice(3))] = round(self.fill * full_scale(image))
-        return masked
+        return _filled(image, self._squares(params, (image.shape[1], image.shape[0])), self.fill)
 
     def covered(self, params: Params, size: tuple[int, int]) -> np.ndarray:
         """Give the squares."""
-        hidden = np.zeros(size[::-1], np.bool_)
-        for square in self._squares(params, size):
-            hidden[square] = True
-        return hidden
+        return _hidden(self._squares(params, size), size)
 
     def _squares(self, params: Params, size: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
         unit = max(1, round(params["unit"] * min(size)))
@@ -154,6 +142,22 @@ class grid_mask(Op):
         for row in rows:
             for column in columns:
                 yield row, column
+
+
+def _filled(image: np.ndarray, squares: Iterable[tuple[slice, slice]], grey: float) -> np.ndarray:
+    """Fill squares with a grey, 0..1; alpha stays."""
+    filled = image.copy()
+    for square in squares:
+        filled[(*square, slice(3))] = round(grey * full_scale(image))
+    return filled
+
+
+def _hidden(squares: Iterable[tuple[slice, slice]], size: tuple[int, int]) -> np.ndarray:
+    """Mark squares in a picture of `size` (width, height)."""
+    hidden = np.zeros(size[::-1], np.bool_)
+    for square in squares:
+        hidden[square] = True
+    return hidden
 
 
 def _noise(seed: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -96,8 +96,7 @@ class Tally:
         plan = self.plan
         if self.counts.rejected == self.counts.sources:
             raise EdgekitError(
-                f"{plan.listing.root}: none of its {self.counts.sources} pictures can be used "
-                f"(first: {self.first_rejected})",
+                f"{plan.listing.root}: none of its pictures can be used (first: {self.first_rejected})",
                 "give a folder with at least one readable picture",
             )
         if not self.counts.originals + self.counts.variants:

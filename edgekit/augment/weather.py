@@ -66,8 +66,7 @@ class rain(Op):
 
     def sample(self, rng: np.random.Generator, sample: Sample, partners: Sequence[Sample] = ()) -> Params:
         """Draw the density, the slant in degrees, and the seed of the drops."""
-        amount, degrees = float(rng.uniform(0.0, self.amount)), float(rng.uniform(-20.0, 20.0))
-        return {"amount": amount, "degrees": degrees, "seed": new_seed(rng)}
+        return _fall(rng, self.amount, 20.0)
 
     def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
         """Draw the streaks, and blend."""
@@ -89,14 +88,19 @@ class snow(Op):
 
     def sample(self, rng: np.random.Generator, sample: Sample, partners: Sequence[Sample] = ()) -> Params:
         """Draw the density, the slant in degrees, and the seed of the flakes."""
-        amount, degrees = float(rng.uniform(0.0, self.amount)), float(rng.uniform(-40.0, 40.0))
-        return {"amount": amount, "degrees": degrees, "seed": new_seed(rng)}
+        return _fall(rng, self.amount, 40.0)
 
     def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
         """Draw the flakes, and blend."""
         layers = ((1600, 0.003, 0.004, 0.6), (450, 0.006, 0.009, 0.75), (60, 0.012, 0.022, 0.6))
         weights = _strokes(image, params, layers)
         return _blend(image, np.maximum(weights, np.float32(0.25 * params["amount"])), SNOWY)
+
+
+def _fall(rng: np.random.Generator, amount: float, slant: float) -> Params:
+    """Draw what falls: its density up to `amount`, its slant in degrees to either side, and a seed."""
+    density, degrees = float(rng.uniform(0.0, amount)), float(rng.uniform(-slant, slant))
+    return {"amount": density, "degrees": degrees, "seed": new_seed(rng)}
 
 
 def _blend(image: np.ndarray, weights: np.ndarray, light: float | None = None) -> np.ndarray:

@@ -123,7 +123,7 @@ def effective(source: str, typed: Typed, detail: Callable[[str], None] = lambda 
         refuse_mirrors(chosen, origin)
     ops = (*ready, *chosen)
     if not ops and (settings.copies or settings.balance or settings.per_class):
-        raise EdgekitError("no op was given", "add one, such as --flip; `edgekit ops` lists them")
+        raise EdgekitError("no op was given", "add one, such as --flip (`edgekit ops` lists them), or -n 0")
     copies, seed, limit = settings.copies, settings.seed, settings.max_pixels
     recipe = Recipe(ops, copies, seed, settings.originals, settings.quality, limit, rules)
     return settings, recipe

@@ -342,7 +342,7 @@ def _check(source: TextFile, recipe: Recipe, tally: Tally) -> None:
         if "UTF-8" in tally.first_rejected:
             raise not_utf8(path)
         raise EdgekitError(
-            f"{path}: none of its {counts.sources} rows can be used (first: {tally.first_rejected})",
+            f"{path}: none of its rows can be used (first: {tally.first_rejected})",
             "give a file with at least one text",
         )
     if counts.empty == counts.sources - counts.rejected:
