@@ -93,7 +93,7 @@ def cases(small: bool) -> Iterator[Case]:
             for copies in (1, 5):
                 if (recipe, copies) != ("flip", 5):
                     once = tuple(tool for tool in tools if (tool, copies) != ("rereading", 1))
-                    yield Case(recipe, copies, suffix, 64 if suffix == ".png" else 320 if copies == 1 else 128, once)
+                    yield Case(recipe, copies, suffix, 128 if suffix == ".png" else 640, once)
 
 
 def prepare(assets: Path, case: Case, folder: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -620,6 +621,39 @@ def test_noise_in_bands_is_the_noise_in_one_go(monkeypatch):
         monkeypatch.setattr(draws, "BAND", 1)
         assert np.array_equal(noise.noise().pixels(image, params), whole)
         monkeypatch.undo()
+
+
+def test_noise_of_bytes_is_normal_and_does_not_repeat():
+    """Windows of one pool: two of them hardly correlate, nor do channels, nor the bands of a large picture."""
+    from edgekit.augment import draws, noise
+
+    def of(seed, shape=(300, 400, 3), sigma=0.05):
+        flat = np.full(shape, 128, np.uint8)
+        return noise.noise().pixels(flat, {"sigma": sigma, "seed": seed}).astype(np.float64) - 128
+
+    several = [of(seed) for seed in range(6)]
+    for index, one in enumerate(several):
+        assert abs(one.mean()) < 0.1
+        assert one.std() == pytest.approx(0.05 * 255, rel=0.01)
+        assert abs(np.corrcoef(one[..., 0].ravel(), one[..., 1].ravel())[0, 1]) < 0.015
+        assert (np.abs(one) > 2 * 0.05 * 255).mean() == pytest.approx(0.0455, abs=0.004)
+        for other in several[:index]:
+            assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.01
+    step = draws.Grain.POOL // 4
+    large = of(7, (2 * step // 1024, 1024, 1)).ravel()
+    assert abs(np.corrcoef(large[:step], large[step:])[0, 1]) < 0.01
+    dark = noise.noise().pixels(np.zeros((9, 9, 3), np.uint8), {"sigma": 0.5, "seed": 1})
+    assert (dark == 0).mean() == pytest.approx(0.5, abs=0.15)  # it saturates, and does not wrap
+
+
+def test_verbose_says_how_far_from_its_codecs_a_run_was(edgekit, pictures):
+    done = edgekit("augment", pictures, *FLIP, "-v")
+    (said,) = [line for line in done.err.splitlines() if "codecs" in line]
+    share, used, whole = re.fullmatch(
+        r"files and codecs took (\d+)% of the workers' time: ([\d.]+) of ([\d.]+) ms an output", said
+    ).groups()
+    assert 0 < int(share) <= 100
+    assert 0 < float(used) <= float(whole)
 
 
 def test_pads_in_a_row_do_not_grow_without_end(edgekit, pictures):

@@ -324,3 +324,33 @@ def test_other_tables_are_looked_up():
         changed[place] += 3
         assert photometric._multiplies_by(changed) is None
     assert photometric._multiplies_by(table.astype(np.uint16)) is None
+
+
+@QUICK
+@given(SIZES, st.lists(st.sampled_from(["flip p=1", "vflip p=1", "rot90 p=1", "transpose p=1"]), max_size=5), SEEDS)
+def test_a_turn_is_known_before_pixels_are(size, texts, seed):
+    """Chains of mirrors and quarter turns have equal turns exactly when they turn a picture alike."""
+    rng, turns = np.random.default_rng(seed), {}
+    image = np.arange(size[0] * size[1], dtype=np.uint16).reshape(size[1], size[0], 1)
+    for _ in range(3):
+        pending = Pending(Sample("a.png", image), USUAL, lambda applied, partners: None)
+        for text in texts:
+            one = OPS.parse(text)
+            pending.add(one, one.sample(rng, pending.seen_by(one)))
+        turn = pending.turn
+        assert turn is not None
+        made = pending.finish().image
+        assert np.array_equal(turns.setdefault(turn, made), made)
+        if texts:
+            assert pending.turn is None  # what is made already is not known by what is still to be done
+    if min(size) > 1:
+        assert len({(made.shape, made.tobytes()) for made in turns.values()}) == len(turns)
+
+
+def test_no_turn_is_known_of_anything_else():
+    image = np.random.default_rng(1).integers(0, 256, (8, 6, 3), np.uint8)
+    for text in ("crop 0.5", "rotate 10", "brightness 0.2", "noise 0.1", "translate 0.2"):
+        one = OPS.parse(text)
+        pending = Pending(Sample("a.png", image), USUAL, lambda applied, partners: None)
+        pending.add(one, one.sample(np.random.default_rng(0), pending.seen_by(one)))
+        assert pending.turn is None, text

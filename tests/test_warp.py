@@ -8,6 +8,8 @@ import math
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgekit.augment import warp
 from edgekit.augment.field import Field
@@ -426,3 +428,10 @@ def test_masks_move_by_a_field_to_the_nearest_pixel():
     ).sample
     assert (away.mask[:, 57:] == -1).all()
     assert set(np.unique(out.mask)) <= set(range(2400))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(st.floats(-3, 3), min_size=4, max_size=4))
+def test_stretch_is_the_larger_singular_value(values):
+    found = warp._largest_stretch(*values)
+    assert found == pytest.approx(np.linalg.norm(np.array(values).reshape(2, 2), ord=2), rel=1e-9, abs=1e-7)

@@ -110,14 +110,33 @@ class Pending:
         self._sample, self._rules, self._log = sample, rules, log
         self._queue: list[_Motion | _Table | _Step] = []
         self._size = sample.size
+        self._begun = False  # whether anything was done already
+        self._outline: Sample | None = None  # what ops see that draw by size and type alone
 
     def seen_by(self, op: Op) -> Sample:
         """Give the sample as the next op draws by it: all that is there, or else no more than its size and type."""
         if op.looks or not self._queue:
             return self.finish()
-        pixels = self._sample.image
-        empty = np.broadcast_to(np.zeros((), pixels.dtype), (*self._size[::-1], pixels.shape[2]))
-        return replace(self._sample, image=empty, mask=None, objects=())
+        if self._outline is None or self._outline.size != self._size:
+            pixels = self._sample.image
+            empty = np.broadcast_to(np.zeros((), pixels.dtype), (*self._size[::-1], pixels.shape[2]))
+            self._outline = replace(self._sample, image=empty, mask=None, objects=())
+        return self._outline
+
+    @property
+    def turn(self) -> tuple[float, ...] | None:
+        """What the picture comes to when all that is to be done is to mirror or turn it: equal turns, equal pixels.
+
+        None when anything else was or is to be done.
+        """
+        if self._begun or len(self._queue) > 1:
+            return None
+        if not self._queue:
+            return tuple(np.eye(3).flat)
+        only = self._queue[0]
+        if not isinstance(only, _Motion) or not (only.reach.copied and only.reach.whole):
+            return None
+        return tuple(only.matrix.flat)
 
     def add(self, op: Op, params: dict[str, Any], partners: Sequence[Sample] = ()) -> None:
         """Note a step; raises EdgekitError when it cannot be taken."""
@@ -158,16 +177,22 @@ class Pending:
 
     def finish(self) -> Sample:
         """Do all that is to be done; raises EdgekitError when it cannot be."""
+        if self._queue:
+            self._begun, self._outline = True, None
         for task in self._queue:
-            if isinstance(task, _Table):
-                self._sample = replace(self._sample, image=lookup(self._sample.image, task.table))
-                continue
-            partners = () if isinstance(task, _Motion) else task.partners
-            if isinstance(task, _Motion):
-                applied = task.apply(self._sample, self._rules)
-            else:
-                applied = apply(task.op, task.params, self._sample, partners, self._rules)
-            self._log(applied, partners)
-            self._sample = applied.sample
+            self._take(task)
         self._queue.clear()
         return self._sample
+
+    def _take(self, task: _Motion | _Table | _Step) -> None:
+        if isinstance(task, _Table):
+            self._sample = replace(self._sample, image=lookup(self._sample.image, task.table))
+            return
+        partners: Sequence[Sample] = ()
+        if isinstance(task, _Motion):
+            applied = task.apply(self._sample, self._rules)
+        else:
+            partners = task.partners
+            applied = apply(task.op, task.params, self._sample, partners, self._rules)
+        self._log(applied, partners)
+        self._sample = applied.sample

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from edgekit.augment.draws import Normals, bands, new_seed, uniforms
+from edgekit.augment.draws import Grain, Normals, bands, new_seed, uniforms
 from edgekit.augment.op import OPS, Op
 from edgekit.augment.photometric import full_scale, on_colours
 from edgekit.lazy import cv2, np
@@ -35,8 +35,10 @@ class noise(Op):
 
     def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
         """Add, round and saturate."""
-        normals = Normals(params["seed"])
         strength = params["sigma"] * full_scale(image)
+        if image.dtype == np.uint8:
+            return on_colours(image, lambda colours: _add_grain(colours, Grain(params["seed"]), strength))
+        normals = Normals(params["seed"])
         return _add(image, lambda band: normals.next(*band.shape), strength)
 
 
@@ -130,6 +132,17 @@ class salt_pepper(Op):
             places = (draws[:, 0] * len(pixels)).astype(np.int64)
             pixels[places] = np.where(draws[:, 1:] < 0.5, 0, full).astype(image.dtype)
         return out
+
+
+def _add_grain(colours: np.ndarray, grain: Grain, strength: float) -> np.ndarray:
+    """Add `strength` levels of noise to bytes; of a place's two parts one is zero, so that adding saturates rightly."""
+    noisy = colours.reshape(-1).copy()
+    for start in range(0, noisy.size, Grain.POOL // 4):
+        part = noisy[start : start + Grain.POOL // 4]
+        above, below = (cv2.convertScaleAbs(values, alpha=strength / Grain.UNIT) for values in grain.next(part.size))
+        cv2.add(part, above.reshape(-1), dst=part)
+        cv2.subtract(part, below.reshape(-1), dst=part)
+    return noisy.reshape(colours.shape)
 
 
 def _add(image: np.ndarray, drawn: Callable[[np.ndarray], np.ndarray], strength: float) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekit.augment.labels import USUAL, Applied, Rules
@@ -10,7 +11,7 @@ from edgekit.errors import EdgekitError
 from edgekit.spec import Registry, Spec, option, spec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
 
@@ -57,6 +58,11 @@ class Op(Spec):
     mirrors: ClassVar[bool] = False
 
     p: float = probability(1.0)
+
+    @cached_property
+    def fields(self) -> Mapping[str, Any]:
+        """Its settings as plain values, without its name."""
+        return {key: value for key, value in self.to_dict().items() if key != "use"}
 
     def sample(self, rng: np.random.Generator, sample: Sample, partners: Sequence[Sample] = ()) -> Params:
         """Draw the parameters of one application: numbers, strings, lists, nothing else."""

@@ -28,6 +28,9 @@ def full_scale(image: np.ndarray) -> int:
     return int(np.iinfo(image.dtype).max)
 
 
+BAND_PIXELS = 1 << 20
+
+
 def on_colours(image: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Apply `change` to the grey or RGB part of an image, put alpha back, and keep HxWxC."""
     if image.shape[2] != 4:
@@ -331,11 +334,15 @@ def _on_luma(image: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> n
     def add_change(colours: np.ndarray) -> np.ndarray:
         luma = cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY)
         changed = change(luma)
-        # Saturating subtractions: of gain and loss, one is 0 at every pixel.
-        gain: np.ndarray = cv2.cvtColor(cv2.subtract(changed, luma), cv2.COLOR_GRAY2RGB)
-        loss = cv2.cvtColor(cv2.subtract(luma, changed), cv2.COLOR_GRAY2RGB)
-        cv2.subtract(cv2.add(colours, gain, dst=gain), loss, dst=gain)
-        return gain
+        made = np.empty_like(colours)
+        step = max(1, BAND_PIXELS // colours.shape[1])  # large pictures in bands of rows, or there are five of them
+        for top in range(0, len(colours), step):
+            rows = slice(top, top + step)
+            # Saturating subtractions: of gain and loss, one is 0 at every pixel.
+            gain = cv2.cvtColor(cv2.subtract(changed[rows], luma[rows]), cv2.COLOR_GRAY2RGB)
+            loss = cv2.cvtColor(cv2.subtract(luma[rows], changed[rows]), cv2.COLOR_GRAY2RGB)
+            cv2.subtract(cv2.add(colours[rows], gain, dst=gain), loss, dst=made[rows])
+        return made
 
     return on_colours(image, add_change)
 

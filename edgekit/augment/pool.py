@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
@@ -20,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from edgekit import files
+from edgekit.augment.stopwatch import Stopwatch
 from edgekit.augment.variants import Output, Recipe, outputs
 from edgekit.data import images
 from edgekit.data.folder import Source, read
@@ -51,6 +53,7 @@ class Done:
     mended: int = 0
     passed: bool = False
     used: Used = field(default_factory=dict)  # the partners that were tried
+    watch: Stopwatch = field(default_factory=Stopwatch, compare=False)
 
 
 Answer = TypeVar("Answer")
@@ -81,8 +84,15 @@ class Job:
 
     def process(self, source: Source) -> Done:
         """Read, make and write one source; a picture that cannot be used is an answer, not an exception."""
+        watch, started = Stopwatch(), time.perf_counter()
+        done = self._process(source, watch)
+        watch.busy = time.perf_counter() - started
+        return replace(done, watch=watch)
+
+    def _process(self, source: Source, watch: Stopwatch) -> Done:
         try:
-            data = read(source, self.recipe.max_bytes)
+            with watch.codec():
+                data = read(source, self.recipe.max_bytes)
         except OSError as error:
             return Done(source.key, "", rejected=f"cannot be read: {error.strerror}")
         except EdgekitError as error:
@@ -94,11 +104,12 @@ class Job:
         try:
             labels = self._labels(source, data)
             marks = "" if labels is None else labels.digest
-            for output in self._outputs(source, data, labels, used):
+            for output in self._outputs(source, data, labels, used, watch):
                 if output is None:
                     left_out += 1
                     continue
-                self._write(output, source)
+                with watch.codec():
+                    self._write(output, source)
                 made.append(replace(output, data=b"", labels=tuple((name, b"") for name, _ in output.labels)))
                 written += output.bytes
         except files.WriteError:
@@ -116,13 +127,14 @@ class Job:
         return None if self.plan is None else self.plan.labels(source, data)
 
     def _outputs(
-        self, source: Source, data: bytes, labels: Labels | None, used: Used | None = None
+        self, source: Source, data: bytes, labels: Labels | None, used: Used, watch: Stopwatch
     ) -> Iterator[Output | None]:
         plan = self.plan
         recipe = replace(self.recipe, copies=self._copies(source))
         partners = None if plan is None else plan.partners(recipe, source.key, used)
         whole = plan is not None and source.key in plan.twins
-        yield from outputs(recipe, source.key, source.label, data, self.keys, labels, partners, whole=whole)
+        key, label = source.key, source.label
+        yield from outputs(recipe, key, label, data, self.keys, labels, partners, whole=whole, watch=watch)
 
     def _copies(self, source: Source) -> int:
         return self.recipe.copies if self.plan is None else self.plan.copies(source.key, self.recipe)
@@ -162,15 +174,14 @@ class Job:
             return
         target = self.stage / output.name
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
             if output.row["variant"] == 0:
+                target.parent.mkdir(parents=True, exist_ok=True)
                 files.copy(source.path, output.data, target)
             else:
-                target.write_bytes(output.data)
+                _put(target, output.data)
             for name, content in output.labels:
                 target = self.stage / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(content)
+                _put(target, content)
         except OSError as error:
             files.write_failed(target, error)
 
@@ -194,6 +205,15 @@ class Job:
         if self.stage is not None:
             for name in names:
                 (self.stage / name).unlink(missing_ok=True)
+
+
+def _put(target: Path, data: bytes) -> None:
+    """Write a file; its folder is nearly always there, so it is not asked for first."""
+    try:
+        target.write_bytes(data)
+    except FileNotFoundError:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
 
 
 def _reason(error: Exception) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from edgekit.augment.stopwatch import Stopwatch
 from edgekit.errors import EdgekitError
 
 if TYPE_CHECKING:
@@ -49,12 +50,14 @@ class Tally:
     raised: dict[str, int] = field(default_factory=dict)
     first_rejected: str = ""
     first_lost: str = ""
+    watch: Stopwatch = field(default_factory=Stopwatch)
     resumed: int = 0
     reused: int = 0
 
     def add(self, done: Done) -> None:
         """Count one finished source."""
         counts = self.counts
+        self.watch.add(done.watch)
         counts.bytes += done.bytes
         counts.left_out += done.left_out
         counts.passed += done.passed

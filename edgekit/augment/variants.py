@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from edgekit import files
 from edgekit.augment import corrupt, fuse
 from edgekit.augment.labels import USUAL, Rules
+from edgekit.augment.names import same_name, variant_name
 from edgekit.augment.op import Op, require_partners
+from edgekit.augment.stopwatch import Stopwatch
 from edgekit.data import images, manifest
 from edgekit.data.sample import Sample
 from edgekit.errors import EdgekitError
@@ -59,7 +62,7 @@ class Recipe:
         if not self.suite:
             return variant_name(place, number, suffix, keys, whole=whole) if number else place
         folders = {one.number: one.folder for one in self.suite} | {0: corrupt.CLEAN}
-        return f"{folders[number]}/{_same_name(PurePosixPath(place), suffix, keys)}"
+        return f"{folders[number]}/{same_name(PurePosixPath(place), suffix, keys)}"
 
     @property
     def partners(self) -> int:
@@ -102,7 +105,23 @@ class Variant:
 def generator(seed: int, key: str, variant: int, attempt: int) -> Generator:
     """Give the generator of one draw: a function of the seed, the source's path and the variant alone."""
     text = f"{seed}\0{variant}\0{attempt}\0".encode() + key.encode("utf-8", "surrogateescape")
-    return np.random.default_rng(int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "big"))
+    digest = hashlib.blake2b(text, digest_size=32).digest()
+    return np.random.Generator(np.random.PCG64(_digest_seed()(digest)))
+
+
+@functools.cache
+def _digest_seed() -> Any:
+    """Give the class of seeds that are a digest: mixed well already, where numpy's own would take 40 microseconds."""
+
+    class Digest(np.random.bit_generator.ISeedSequence):  # type: ignore[misc,name-defined]
+        def __init__(self, digest: bytes) -> None:
+            self._words = np.frombuffer(digest, "<u8")
+
+        def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+            """Give the words that PCG64 asks for: four of 64 bits."""
+            return self._words[:n_words].astype(dtype)
+
+    return Digest
 
 
 @dataclass(frozen=True)
@@ -115,8 +134,7 @@ class Step:
 
     def row(self) -> dict[str, Any]:
         """Give what the manifest says of it; replaying needs no more."""
-        fields = {key: value for key, value in self.op.to_dict().items() if key != "use"}
-        row = {"name": self.op.spec_name(), "fields": fields, "params": self.params}
+        row = {"name": self.op.spec_name(), "fields": self.op.fields, "params": self.params}
         return row | ({"partners": [other.key for other in self.partners]} if self.partners else {})
 
 
@@ -139,6 +157,12 @@ class Chain:
         """Take one step; pixels may be made later."""
         self._pending.add(step.op, step.params, step.partners)
         self.rows.append(step.row())
+
+    @property
+    def mark(self) -> Any:
+        """What chains of one source share that give the same pixels for certain: others may, too."""
+        turn = self._pending.turn
+        return repr(self.rows) if turn is None else turn
 
     def variant(self, number: int) -> Variant:
         """Give what comes out; raises EdgekitError when an op cannot be applied."""
@@ -227,15 +251,15 @@ def variants(recipe: Recipe, source: Sample, partners: Partners | None = None) -
     if recipe.suite:
         yield from _corrupted(recipe, source)
         return
-    done = {repr([])}  # the same steps need not be taken to know that they give the same pixels
+    done = {Chain(source, recipe.rules).mark}  # what need not be made to know that it gives the same pixels
     seen: dict[tuple[Any, ...], list[Callable[[], Variant]]] = {_checksum(source): [lambda: Variant(0, source, ())]}
     for number in range(1, recipe.copies + 1):
         for attempt in range(REDRAWS):
             chain = _drawn(recipe, source, number, attempt, partners)
-            steps = repr(chain.rows)
-            if steps in done:
+            mark = chain.mark
+            if mark in done:
                 continue
-            done.add(steps)
+            done.add(mark)
             variant = chain.variant(number)
             earlier = seen.setdefault(_checksum(variant.sample), [])
             # Made again, rarely, rather than kept: memory does not grow with the number of variants.
@@ -243,6 +267,7 @@ def variants(recipe: Recipe, source: Sample, partners: Partners | None = None) -
                 continue
             earlier.append(partial(draw, recipe, source, number, attempt, partners))
             yield variant
+            del chain, variant  # their pixels, before the next are made
             break
         else:
             yield None
@@ -257,48 +282,9 @@ def _corrupted(recipe: Recipe, source: Sample) -> Iterator[Variant]:
 
 
 def _checksum(sample: Sample) -> tuple[Any, ...]:
-    """Give what equal pictures share, and others hardly ever."""
-    return sample.image.shape, sample.image.dtype, zlib.crc32(sample.image.data)
-
-
-def variant_name(key: str, number: int, suffix: str, keys: AbstractSet[str], *, whole: bool = False) -> str:
-    """Name a variant: `cat.jpg` -> `cat__k02.jpg`, and `a.gif` -> `a.gif__k02.png` when the format changes.
-
-    `keys` are all sources and their folders: no variant takes the name of one, nor that of another source's variant.
-    whole: keep the source's suffix in the name anyway. Deterministic; names over 255 bytes are cut and carry 8 digits
-    of the key's digest.
-    """
-    path = PurePosixPath(key)
-    stem = path.stem
-    if suffix != path.suffix or whole:
-        stem = path.name
-        while str(path.with_name(stem + suffix)) in keys:  # that source's variants would be called the same
-            stem += "_"
-    tail = f"__k{number:02d}"
-    name = _fit(stem, tail + suffix, key)
-    while str(path.with_name(name)) in keys:
-        tail += "_"
-        name = _fit(stem, tail + suffix, key)
-    return str(path.with_name(name))
-
-
-def _same_name(path: PurePosixPath, suffix: str, keys: AbstractSet[str]) -> str:
-    """Name a picture as its source, in another folder: `a.gif` is `a.gif.png` when the format changes."""
-    stem = path.stem
-    if suffix != path.suffix:
-        stem = path.name
-        while str(path.with_name(stem + suffix)) in keys:  # that one's would be called the same
-            stem += "_"
-    return str(path.with_name(stem + suffix))
-
-
-def _fit(stem: str, tail: str, key: str) -> str:
-    raw = stem.encode("utf-8", "surrogateescape")
-    room = files.NAME_BYTES - len(tail.encode())
-    if len(raw) <= room:
-        return stem + tail
-    digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
-    return raw[: room - 9].decode("utf-8", "ignore") + "-" + digest + tail
+    """Give what equal pictures share, and others rarely: a checksum over each eighth row."""
+    rows = np.ascontiguousarray(sample.image[::8])
+    return sample.image.shape, sample.image.dtype, zlib.crc32(rows.data)
 
 
 @dataclass(frozen=True)
@@ -331,14 +317,16 @@ def outputs(
     partners: Partners | None = None,
     *,
     whole: bool = False,
+    watch: Stopwatch | None = None,
 ) -> Iterator[Output | None]:
     """Decode one source once and make its outputs, one at a time; None stands for a variant that was left out.
 
-    A picture that is not augmented is passed through. Raises images' Unreadable when it is not a usable picture.
+    A picture that is not augmented is passed through. watch: counts the time of codecs. Raises images' Unreadable when
+    it is not a usable picture.
     """
     if labels is not None and not labels.augmented:
         recipe = replace(recipe, copies=0, originals=True)
-    decoded = Decoded.read(recipe, key, label, data, labels)
+    decoded = Decoded.read(recipe, key, label, data, labels, watch)
     place = key if labels is None else labels.place
     if recipe.originals:
         yield decoded.original(recipe.name(place, 0, PurePosixPath(place).suffix, keys))
@@ -346,7 +334,9 @@ def outputs(
         if variant is None:
             yield None
             continue
-        yield decoded.output(recipe, variant, partial(recipe.name, place, variant.number, keys=keys, whole=whole))
+        output = decoded.output(recipe, variant, partial(recipe.name, place, variant.number, keys=keys, whole=whole))
+        del variant  # its pixels, before the next are made
+        yield output
 
 
 @dataclass(frozen=True, eq=False)
@@ -358,14 +348,25 @@ class Decoded:
     picture: images.Picture
     source: Sample
     subject: Subject | None
+    watch: Stopwatch
 
     @classmethod
-    def read(cls, recipe: Recipe, key: str, label: str | None, data: bytes, labels: Labels | None) -> Decoded:
+    def read(
+        cls,
+        recipe: Recipe,
+        key: str,
+        label: str | None,
+        data: bytes,
+        labels: Labels | None,
+        watch: Stopwatch | None = None,
+    ) -> Decoded:
         """Decode; raises images' Unreadable when it is not a usable picture."""
-        picture = images.decode(data, recipe.max_pixels)
+        watch = watch or Stopwatch()
+        with watch.codec():
+            picture = images.decode(data, recipe.max_pixels)
         subject = None if labels is None else labels.subject(picture)
         source = Sample(key, picture.pixels, label) if subject is None else subject.sample
-        return cls(data, files.sha256(data), picture, source, subject)
+        return cls(data, files.sha256(data), picture, source, subject, watch)
 
     def original(self, name: str) -> Output:
         """Make the output that is the source itself, byte for byte."""
@@ -375,7 +376,8 @@ class Decoded:
     def output(self, recipe: Recipe, variant: Variant, named: Callable[[str], str]) -> Output:
         """Encode a variant; `named` gives the name of a file with a suffix."""
         suffix = PurePosixPath(self.source.key).suffix
-        encoded, suffix, changed = _encode(recipe, self.picture, variant.sample, suffix)
+        with self.watch.codec():
+            encoded, suffix, changed = _encode(recipe, self.picture, variant.sample, suffix)
         name = named(suffix)
         warnings = [*self.picture.warnings, *([changed] if changed else [])]
         row = self._row(name, variant, files.sha256(encoded), warnings) | _label_rows(variant)

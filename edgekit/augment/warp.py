@@ -11,6 +11,7 @@ Three ways, the cheapest that is right:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -86,7 +87,12 @@ class Reach:
 
 def reach(matrix: np.ndarray, source: Size, size: Size) -> Reach:
     """Say what `move` does by `matrix` from a picture of size `source` to one of `size`, (width, height)."""
-    aligned = _align(matrix / matrix[2, 2], source)
+    return _read_reach((matrix / matrix[2, 2]).tobytes(), source, size)
+
+
+@functools.lru_cache(maxsize=256)
+def _read_reach(matrix: bytes, source: Size, size: Size) -> Reach:
+    aligned = _read_aligned(matrix, source)
     window = None if aligned is None else _window(aligned, size)
     if aligned is None or window is None:
         return Reach(aligned is not None)
@@ -123,6 +129,10 @@ def move(
 
     def pixels(array: np.ndarray, sampling: _Sampling) -> np.ndarray:
         return _move_pixels(array, matrix, size, sampling)
+
+    if not sample.objects and sample.mask is None:
+        sampling = _sampling(sample.image, _Outside(_border_code(border), fill))
+        return Applied(replace(sample, image=pixels(sample.image, sampling)), ())
 
     # Of a perspective's two sides the one with the middle of the picture is in front.
     middle = np.array([sample.size[0] / 2, sample.size[1] / 2, 1.0])
@@ -183,17 +193,21 @@ def move_by_field(
 
 
 def _moved(sample: Sample, step: labels.Move, pixels: Pixels, outside: _Outside, rules: Rules) -> Applied:
-    image, mask = sample.image, sample.mask
-    full = np.iinfo(image.dtype).max * outside.fill
-    colours = (full, full, full, 0.0) if image.shape[2] == 4 else (full,) * 4
+    mask = sample.mask
     moved = labels.move(sample.objects, step, rules)
     made = replace(
         sample,
-        image=pixels(image, _Sampling(nearest=False, border=outside.border, outside=colours)),
+        image=pixels(sample.image, _sampling(sample.image, outside)),
         mask=None if mask is None else _move_mask(mask, pixels, outside.border, rules.outside),
         objects=moved.objects,
     )
     return Applied(made, moved.kept, moved.changes)
+
+
+def _sampling(image: np.ndarray, outside: _Outside) -> _Sampling:
+    full = float(np.iinfo(image.dtype).max * outside.fill)
+    colours = (full, full, full, 0.0) if image.shape[2] == 4 else (full,) * 4
+    return _Sampling(nearest=False, border=outside.border, outside=colours)
 
 
 def _is_rigid(matrix: np.ndarray) -> bool:
@@ -284,7 +298,12 @@ def _move_pixels(array: np.ndarray, matrix: np.ndarray, size: Size, sampling: _S
 
 def _align(matrix: np.ndarray, size: Size) -> _Aligned | None:
     """Read a matrix as transpose, flip, scale and offset; None when it rotates, shears or has perspective."""
-    (a, b, tx), (c, d, ty), (gx, gy, _) = matrix.tolist()
+    return _read_aligned(matrix.tobytes(), size)
+
+
+@functools.lru_cache(maxsize=256)  # every move asks several times, and mirrors and turns are but eight
+def _read_aligned(matrix: bytes, size: Size) -> _Aligned | None:
+    a, b, tx, c, d, ty, gx, gy, _ = np.frombuffer(matrix).tolist()
     reach = WHOLE / max(size)
     if max(abs(gx), abs(gy)) > reach / max(size):
         return None
@@ -391,10 +410,19 @@ def _shrunk_first(array: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np
 
 def _stretch(matrix: np.ndarray, width: int, height: int) -> float:
     """Find the largest magnification of the matrix at the corners and the centre of the source."""
+    if not matrix[2, :2].any():
+        return _largest_stretch(*matrix[:2, :2].flat)
     places = np.array([(0, 0), (width, 0), (0, height), (width, height), (width / 2, height / 2)], np.float64)
     depths = places @ matrix[2, :2] + 1.0
     if depths.min() <= 0:
         return math.inf
     moved = move_points(places, matrix)
     jacobians = (matrix[None, :2, :2] - moved[:, :, None] * matrix[2, :2]) / depths[:, None, None]
-    return float(np.linalg.norm(jacobians, ord=2, axis=(1, 2)).max())
+    return max(_largest_stretch(*jacobian.flat) for jacobian in jacobians)
+
+
+def _largest_stretch(a: float, b: float, c: float, d: float) -> float:
+    """Give the larger singular value of [[a, b], [c, d]], without a solver."""
+    square = a * a + b * b + c * c + d * d
+    determinant = a * d - b * c
+    return math.sqrt((square + math.sqrt(max(square * square - 4 * determinant * determinant, 0.0))) / 2)

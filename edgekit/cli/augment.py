@@ -103,6 +103,13 @@ def run_augment(source: str, typed: Typed) -> int:
             progress=progress,
             say=console.say,
         )
+    watch = result.tally.watch
+    if watch.busy:
+        made = max(1, result.counts.originals + result.counts.variants)
+        console.detail(
+            f"files and codecs took {watch.codecs / watch.busy:.0%} of the workers' time: "
+            f"{1000 * watch.codecs / made:.2f} of {1000 * watch.busy / made:.2f} ms an output"
+        )
     if not result.counts.variants and result.counts.left_out:
         many = counted(result.counts.left_out, "variant", *EQUAL)
         console.say(f"no variant was written: {many}; choose a stronger op or a higher p")

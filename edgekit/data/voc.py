@@ -70,29 +70,32 @@ def find(listing: Listing) -> list[Pair]:
     """
     pairs: list[Pair] = []
     homes: set[Path] = set()
-    names: dict[Path, frozenset[str]] = {}
+    known: dict[Path, list[tuple[Path, frozenset[str]]]] = {}
     for source in listing.sources:
         path = source.path.absolute()
-        found = next((file for file in _places(path) if file.name in _names(file.parent, names)), None)
+        home = path.parent
+        if home not in known:
+            known[home] = [(folder, names) for folder in _places(home) if (names := _names(folder))]
+        name = path.stem + ".xml"
+        found = next((folder / name for folder, names in known[home] if name in names), None)
         pairs.append((source, found))
         if found is not None:
-            homes.add(path.parent)
+            homes.add(home)
     return [(source, file) for source, file in pairs if file is not None or source.path.absolute().parent in homes]
 
 
-def _names(folder: Path, known: dict[Path, frozenset[str]]) -> frozenset[str]:
-    if folder not in known:
-        known[folder] = frozenset(path.name for path in folder.glob("*.xml")) if folder.is_dir() else frozenset()
-    return known[folder]
+def _names(folder: Path) -> frozenset[str]:
+    return frozenset(path.name for path in folder.glob("*.xml")) if folder.is_dir() else frozenset()
 
 
-def _places(picture: Path) -> Iterator[Path]:
-    name, parts = picture.with_suffix(".xml").name, picture.parent.parts
+def _places(home: Path) -> Iterator[Path]:
+    """List the folders that the label files of a folder's pictures may be in."""
+    parts = home.parts
     last = max((place for place, part in enumerate(parts) if part in PICTURES), default=None)
     if last is not None:
-        yield from (Path(*parts[:last], label, *parts[last + 1 :], name) for label in LABELS)
-    yield from (picture.parent / label / name for label in LABELS)
-    yield picture.parent / name
+        yield from (Path(*parts[:last], label, *parts[last + 1 :]) for label in LABELS)
+    yield from (home / label for label in LABELS)
+    yield home
 
 
 # ---- reading

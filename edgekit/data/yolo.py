@@ -64,9 +64,12 @@ def find(listing: Listing) -> list[Pair]:
     """
     pairs: list[Pair] = []
     homes: set[Path] = set()
+    known: dict[Path, list[tuple[Path, Path]]] = {}
     for source in listing.sources:
         folder = source.path.absolute().parent
-        places = _places(folder)
+        if folder not in known:
+            known[folder] = [(home, place) for home, place in _places(folder) if place.is_dir()]
+        places = known[folder]
         name = source.path.with_suffix(".txt").name
         home, path = next(((home, place / name) for home, place in places if (place / name).is_file()), (folder, None))
         pairs.append((source, path))
