@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 # The tests start the command some thousand times: compiling it anew each time takes a third of their time.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help venv demo test test-long test-loaders lint format tables readme bench-compress bench-ablation bench-calibration bench-latency bench-augment bench-corruptions bench-ops gallery clean
+.PHONY: help venv demo test test-long test-loaders lint format tables readme bench-compress bench-families bench-budgets bench-ablation bench-calibration bench-latency bench-augment bench-corruptions bench-ops gallery clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -69,6 +69,12 @@ $(NNCF)/.made: pyproject.toml
 
 bench-compress: $(VENV)/.test $(NNCF)/.made  ## compare with onnxruntime's own and NNCF: make bench-compress ASSETS=folder
 	$(BIN)/python benchmarks/compress.py $(ASSETS) --nncf-python $(NNCF)/bin/python $(if $(ONLY),--only $(ONLY))
+
+bench-families: $(VENV)/.test  ## pruning, low rank and sparsity beside simple rivals: make bench-families ASSETS=folder
+	$(BIN)/python benchmarks/compress.py $(ASSETS) --families $(if $(ONLY),--only $(ONLY))
+
+bench-budgets: $(VENV)/.test  ## search for budgets that are known to be feasible: make bench-budgets ASSETS=folder
+	$(BIN)/python benchmarks/budgets.py $(ASSETS)
 
 bench-ablation: $(VENV)/.test  ## leave each repair of int8 out in turn: make bench-ablation ASSETS=folder
 	$(BIN)/python benchmarks/ablation.py $(ASSETS)

@@ -1,6 +1,7 @@
 """Compress real models with edgekit and with the tools beside it, and print a Markdown table.
 
     python benchmarks/compress.py ASSETS [--only MODEL] [--seconds 8] [--nncf-python PATH]
+    python benchmarks/compress.py ASSETS --families [--only MODEL] [--seconds 8] [--pictures 2000]  # see families.py
 
 ASSETS holds models/ and images/ as listed in PAIRS below. All candidates of a model are measured by edgekit's own code:
 what they answer on the test pictures; their latency against fp32's, interleaved, one thread, in rounds: each round
@@ -241,12 +242,19 @@ def main() -> None:
     parser.add_argument("--only", action="append", metavar="MODEL", choices=[pair.model for pair in PAIRS])
     parser.add_argument("--seconds", type=float, default=8.0, help="of latency measurement, for each candidate")
     parser.add_argument("--nncf-python", metavar="PATH", default=sys.executable, help="interpreter that has NNCF")
+    parser.add_argument("--families", action="store_true", help="pruning, low rank and sparsity instead")
+    parser.add_argument("--pictures", type=int, default=2000, help="to score on at most, for --families")
     options = parser.parse_args()
     if shutil.which(options.nncf_python) is None:
         parser.error(f"--nncf-python {options.nncf_python}: no such interpreter")
     options.assets = options.assets.resolve()
-    options.nncf_python, options.tools = with_nncf(options.nncf_python)
-    models(options)
+    if options.families:
+        from families import families  # which takes its pairs from here
+
+        families(options)
+    else:
+        options.nncf_python, options.tools = with_nncf(options.nncf_python)
+        models(options)
 
 
 if __name__ == "__main__":

@@ -35,16 +35,35 @@ class Cache:
 
     def remember(self, key: str, make: Callable[[], Arrays]) -> Arrays:
         """Give the arrays kept under `key`, else make and keep them; the same values either way."""
-        if self.folder is None:
-            return make()
-        path = self.folder / (hashlib.blake2b(key.encode(), digest_size=12).hexdigest() + SUFFIX)
-        found = _read(path, key)
+        found = self.find(key)
         if found is None:
-            found = dict(make())
-            files.keep(path, _written(found, key), self.largest)
-        else:
+            found = make()
+            self.keep(key, found)
+        return found
+
+    def find(self, key: str) -> Arrays | None:
+        """Give the arrays kept under `key`; None when there are none."""
+        if self.folder is None:
+            return None
+        path = self._path(key)
+        found = _read(path, key)
+        if found is not None:
             files.touch(path)
         return found
+
+    def keep(self, key: str, arrays: Arrays) -> None:
+        """Keep arrays under `key`, instead of those that were."""
+        if self.folder is not None:
+            files.keep(self._path(key), _written(arrays, key), self.largest)
+
+    def forget(self, key: str) -> None:
+        """Keep nothing under `key` any more."""
+        if self.folder is not None:
+            files.drop(self._path(key))
+
+    def _path(self, key: str) -> Path:
+        assert self.folder is not None
+        return self.folder / (hashlib.blake2b(key.encode(), digest_size=12).hexdigest() + SUFFIX)
 
 
 def _written(arrays: Arrays, key: str) -> bytes:

@@ -123,6 +123,12 @@ def _evict(folder: Path, suffix: str, largest: int) -> None:
             path.unlink(missing_ok=True)
 
 
+def drop(path: Path) -> None:
+    """Remove a file of a cache, where that can be done."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
 def touch(path: Path) -> None:
     """Mark a file as used now, where that can be done."""
     with contextlib.suppress(OSError):

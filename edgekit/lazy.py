@@ -33,6 +33,10 @@ class _Lazy:
 def _load(name: str) -> Any:
     if name == "onnxruntime":
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    if name == "numpy":
+        # BLAS's threads wait by spinning: beside other work they take several times the CPU and save no time.
+        for library in ("OPENBLAS", "MKL"):
+            os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     if name == "cv2":
         os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
         # The size limit is edgekit's own (--max-pixels), judged on the header before OpenCV sees the file.

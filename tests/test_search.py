@@ -2,7 +2,6 @@
 
 import itertools
 
-import onnx
 import pytest
 
 from edgekit.compress.search import Budget, Search, Trial, pareto
@@ -11,7 +10,7 @@ from nets import Answer, Bench, residual
 
 def trial(name, speedup, sqnr_db, size=1_000_000, kind="static", **more):
     answer = Answer(sqnr_db=sqnr_db, speedup=speedup, verdict="faster" if speedup > 1.02 else "slower", **more)
-    return Trial(name, onnx.ModelProto(), {"kind": kind}, answer, size, answer)
+    return Trial(name, {"kind": kind}, answer, size, answer)
 
 
 def search(*trials, **budget):

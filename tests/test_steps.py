@@ -12,7 +12,8 @@ from edgekit.session import open_session, run
 from nets import NETS, Bench, feeds, sqnr_db
 
 # dB below which a step's outputs may not fall, on these untrained networks.
-FLOORS = {"int8": 14, "static": 14, "dynamic": 20, "int8-weights": 25, "fp16": 55, "sparsity": 0}
+FLOORS = {"int8": 14, "static": 14, "dynamic": 20, "int8-weights": 25, "fp16": 55}
+FLOORS |= dict.fromkeys(["sparsity", "prune", "low-rank"], 0)
 
 
 @pytest.fixture(scope="module")
@@ -81,5 +82,6 @@ def test_quantised_models_are_refused(step, prepared):
         STEPS.parse(step).apply(once, Bench(once))
 
 
-def test_steps_take_no_value_but_sparsity(prepared):
-    assert {cls.spec_name() for cls in STEPS if cls.flag_field() is not None} == {"sparsity"}
+def test_steps_take_no_value_but_shares(prepared):
+    shares = {"prune", "low-rank", "sparsity"} & set(STEPS.names())
+    assert {cls.spec_name() for cls in STEPS if cls.flag_field() is not None} == shares

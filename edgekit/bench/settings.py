@@ -33,6 +33,9 @@ class inspect(Spec):
     top: int = option(
         15, help="layers to show, the most expensive first; of a folder, classes", ge=1, short="-n", panel="Report"
     )
+    groups: bool = option(
+        False, help="the channels that can be pruned together, what they take, and what has to stay", panel="Report"
+    )
     feeds: str | None = same(Measured, "feeds")
     size: str | None = same(Measured, "size")
     seconds: float = option(2.0, help="longest time to measure the layers", ge=0.1, le=600, panel="Report")
@@ -83,7 +86,7 @@ class inspect(Spec):
         )
         if what == "model":
             return (*of_folder, *shared, *of_features)
-        measured = ("feeds", "seconds", "seed")
+        measured = ("groups", "feeds", "seconds", "seed")
         if what == "folder":
             return (*measured, "size", "threads", *of_features[1:])
         return (*measured, "top", *of_folder)

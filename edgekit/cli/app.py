@@ -51,6 +51,8 @@ Examples:
   edgekit compress model.onnx --int8
 
   edgekit compress model.onnx --int8 --calib ./train --data ./val --gate 'accuracy.drop<=0.01'
+
+  edgekit compress model.onnx --max-drop 0.01 --max-ms 8 --max-mb 3
 """
 
 BENCH_EXAMPLES = """
@@ -361,11 +363,6 @@ def _usage_error(error: usage.ClickException) -> EdgekitError:
     if isinstance(error, usage.NoSuchOption):
         names = [o for p in context.command.params for o in (*p.opts, *p.secondary_opts)] if context else []
         near = nearest(error.option_name, names)
-        if error.option_name == "--prune":
-            return EdgekitError(
-                "--prune: structured pruning is not there yet",
-                "--sparsity 0.5 sets single weights to zero: smaller when zipped, no faster",
-            )
         return EdgekitError(f"no such option: {error.option_name}", f"did you mean {near}?" if near else fallback)
     message = error.format_message().rstrip(".")
     if isinstance(error, usage.MissingParameter) and error.param is not None:

@@ -13,6 +13,7 @@ from edgekit.compress import run as line
 from edgekit.compress.method import STEPS, Method
 from edgekit.compress.recipe import SETTINGS, Recipe, parse
 from edgekit.compress.settings import compress
+from edgekit.compress.verdict import has_budget
 from edgekit.errors import EdgekitError
 from edgekit.report import explain, html, markdown, text
 from edgekit.report import json as as_json
@@ -74,8 +75,12 @@ def effective(model: Path, typed: Typed) -> line.Job:
     if not model.is_file():
         what = "is a folder" if model.is_dir() else "no such file"
         raise EdgekitError(f"{model}: {what}", "give an ONNX model, such as model.onnx")
+    if not steps and has_budget(settings):
+        steps = (STEPS.parse("search"),)
     if not steps:
-        raise EdgekitError("no step was given", "add one, such as --int8; `edgekit steps` lists them")
+        raise EdgekitError(
+            "no step was given", "add one, such as --int8 (`edgekit steps` lists them), or a budget, such as --max-mb 3"
+        )
     rules = tuple(parse_gate(gate) for gate in (*config.gates(loaded), *settings.gate))
     labelled = [rule.text for rule in rules if rule.needs_labels]
     if labelled and settings.data is None and settings.metric is None:

@@ -48,10 +48,16 @@ def run_inspect(target: str, typed: Typed) -> int:
     if path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES:
         raise EdgekitError(f"{path}: is a picture, not a model", f"give the folder it is in: {path.parent}")
     proto = graph.load(path)
+    if settings.groups:
+        from edgekit.cli import inspect_groups
+
+        inspect_groups.check_model(path, proto)
     feeds, fed, notes = _feeds(proto, settings)
     console.detail("timing the layers")
     found = anatomy.dissect(path, proto, feeds, fed, threads=settings.threads, seconds=settings.seconds, notes=notes)
-    if console.json:
+    if settings.groups:
+        inspect_groups.answer(found, proto, settings.top, console)
+    elif console.json:
         console.document(found.to_dict())
     else:
         _answer(found, settings.top)

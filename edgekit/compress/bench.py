@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgekit import __version__
 from edgekit.cache import Cache
@@ -31,8 +31,13 @@ if TYPE_CHECKING:
 
 LATENCY_FEEDS = 8
 _UNREADABLE = "unreadable pictures"
+_RECORDS = "records"
 # A comparison that only helps to choose takes this share of the time for choosing, within these bounds.
 SHORT_SHARE, SHORTEST, LONGEST = 1 / 24, 0.8, 3.0
+# Candidates are begun, made and tried, for this many times the time for trying them.
+WHOLE = 3.5
+MOST_ONCE = 2  # they hold whole models and their statistics
+T = TypeVar("T")
 
 
 @dataclass
@@ -41,7 +46,8 @@ class Bench:
 
     `calibrate` and `choose` share no picture with each other or with the report. `pictures` are those of `choose`, with
     `classes` or `objects` where they have labels. `seconds` is for trying candidates, all steps together. `replay`
-    holds what an earlier run decided, by step.
+    holds what an earlier run decided, by step. `run` is a digest of all that this run was told: what it keeps in the
+    cache is for the same one, begun again.
     """
 
     calibrate: Calibration
@@ -62,6 +68,7 @@ class Bench:
     replay: Sequence[Mapping[str, Any]] = ()
     max_bytes: int = 512_000_000
     cache: Cache = field(default_factory=Cache)
+    run: str = ""
     say: Callable[[str], None] = lambda text: None
     progress: Callable[[int, int], None] = lambda done, total: None
     notes: list[str] = field(default_factory=list)
@@ -70,6 +77,9 @@ class Bench:
     trials: list[Candidate] = field(default_factory=list)
     _judge: tuple[ModelProto, Judge] | None = None
     _spent: float = 0.0
+    _begun: float = field(default_factory=time.monotonic)
+    _kept: list[Mapping[str, Any]] | None = None
+    _once: dict[str, Any] = field(default_factory=dict)
 
     @property
     def foreign(self) -> bool:
@@ -99,6 +109,14 @@ class Bench:
 
         found = dict(self.cache.remember(json.dumps(facts, sort_keys=True), made))
         self.calibrate.unreadable.update(json.loads(found.pop(_UNREADABLE).tobytes()))
+        return found
+
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """Give what `make` gives, or gave under the same key, if that was one of the last few."""
+        found: T = self._once.pop(key) if key in self._once else make()
+        self._once[key] = found
+        while len(self._once) > MOST_ONCE:
+            del self._once[next(iter(self._once))]
         return found
 
     def latency_feeds(self) -> Sequence[Feed]:
@@ -136,6 +154,10 @@ class Bench:
         """Tell whether the time to measure candidates is not over yet; making them does not count."""
         return self._spent < self.seconds
 
+    def remaining(self) -> float:
+        """Give the seconds for which candidates may still be begun."""
+        return self._begun + WHOLE * self.seconds - time.monotonic()
+
     def _short(self) -> float:
         return min(LONGEST, max(SHORTEST, SHORT_SHARE * self.seconds))
 
@@ -167,6 +189,28 @@ class Bench:
                     chosen=chosen,
                 )
             )
+
+    def kept(self) -> Sequence[Mapping[str, Any]]:
+        """Give what was kept of this run, and of the same one when it was cut off."""
+        if self._kept is None:
+            found = self.cache.find(self._journal) or {}
+            self._kept = json.loads(found[_RECORDS].tobytes()) if _RECORDS in found else []
+        return self._kept
+
+    def keep(self, record: Mapping[str, Any]) -> None:
+        """Keep plain values, should the run be cut off and begun again."""
+        self._kept = [*self.kept(), record]
+        records = json.dumps(self._kept).encode()
+        self.cache.keep(self._journal, {_RECORDS: np.frombuffer(records, np.uint8)})
+
+    def forget(self) -> None:
+        """Keep nothing any more: the run is finished."""
+        self._kept = []
+        self.cache.forget(self._journal)
+
+    @property
+    def _journal(self) -> str:
+        return f"journal {self.run} {self.threads}"
 
     def note(self, text: str) -> None:
         """Keep a sentence for the report."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from edgekit.spec import Registry, Spec, spec
 
@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
     Feed = Mapping[str, np.ndarray]
 
+T = TypeVar("T")
 STEPS: Registry[Method] = Registry(
     "step",
     "edgekit.compress.quantize.int8",
     "edgekit.compress.quantize.weights",
+    "edgekit.compress.prune.channels",
     "edgekit.compress.prune.sparsity",
+    "edgekit.compress.lowrank.rank",
+    "edgekit.compress.compose",
 )
 
 
@@ -42,6 +46,10 @@ class Drift(Protocol):
     @property
     def low(self) -> float | None:
         """Lower end of the paired 95% interval of `drop`: what is certainly lost."""
+
+    @property
+    def n(self) -> int:
+        """On how many pictures."""
 
     @property
     def metric(self) -> str:
@@ -92,6 +100,9 @@ class Workbench(Protocol):
     def remember(self, key: str, make: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
         """What `make` gives from the calibration inputs, or gave under the same key in an earlier run."""
 
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """What `make` gives, or gave under the same key shortly before: for steps that are tried at many strengths."""
+
     def drift(self, before: ModelProto, after: ModelProto, most: int | None = None) -> Drift:
         """Compare outputs on the held-back pictures, at most `most` of them."""
 
@@ -104,6 +115,9 @@ class Workbench(Protocol):
     def has_time(self) -> bool:
         """Whether the time to try candidates is not over yet."""
 
+    def remaining(self) -> float:
+        """Seconds for which candidates may still be begun."""
+
     def settled(self, name: str) -> Any:
         """What a recipe that is replayed decided under `name` in this step; None when there is none."""
 
@@ -112,6 +126,15 @@ class Workbench(Protocol):
 
     def searched(self, trials: Sequence[tuple[Trial, bool, bool, bool]]) -> None:
         """Leave for the report what was tried: each trial, and whether it is within the budgets, Pareto, taken."""
+
+    def kept(self) -> Sequence[Mapping[str, Any]]:
+        """What was kept of this run so far, and of the same one when it was cut off."""
+
+    def keep(self, record: Mapping[str, Any]) -> None:
+        """Keep plain values until the run is finished, should it be cut off and begun again."""
+
+    def say(self, text: str, /) -> None:
+        """Tell the person who waits what was just done."""
 
     def note(self, text: str) -> None:
         """Leave one sentence for the report: what was tried and measured."""

@@ -6,7 +6,8 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,8 @@ from edgekit.compress.quantize.target import instructions
 from edgekit.compress.recipe import Recipe
 from edgekit.compress.search import Budget
 from edgekit.compress.settings import compress
-from edgekit.compress.verdict import budget_rules, check_rule, has_budget, measure
-from edgekit.errors import EdgekitError
+from edgekit.compress.verdict import budget_rules, check_rule, has_budget, measure, stand_in
+from edgekit.errors import EdgekitError, StoppedError
 from edgekit.lazy import np, onnx
 from edgekit.measure import machine, size
 from edgekit.measure.material import Material, gather
@@ -113,10 +114,12 @@ def run(job: Job, say: Say, progress: Progress = lambda done, total: None) -> Re
         if not wants_report and is_up_to_date(job, stamp):
             return Result(job.out, None)
         check_out(job.model, job.out, force=job.settings.force)
-    bench = make_bench(job, material, say, progress)
-    made = apply_steps(model, job.steps, bench, say)
-    describe(made, job, material, bench, stamp)
-    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+    bench = make_bench(job, material, say, progress, stamp)
+    if words := stand_in(job.settings, material):
+        bench.note(words)
+    with _resumable(bench), tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+        made = apply_steps(model, job.steps, bench, say)
+        describe(made, job, material, bench, stamp)
         candidate = Path(folder) / job.out.name
         try:
             graph.save(made, candidate)
@@ -128,7 +131,23 @@ def run(job: Job, say: Say, progress: Progress = lambda done, total: None) -> Re
     return Result(out, report)
 
 
-def make_bench(job: Job, material: Material, say: Say, progress: Progress = lambda done, total: None) -> Bench:
+@contextmanager
+def _resumable(bench: Bench) -> Iterator[None]:
+    """Forget what was kept of a run once it is through; after Ctrl-C, say that it was kept."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not bench.kept() or bench.cache.folder is None:
+            raise
+        raise StoppedError(
+            f"interrupted; {len(bench.kept())} candidates are kept", "the same command goes on where it stopped"
+        ) from error
+    bench.forget()
+
+
+def make_bench(
+    job: Job, material: Material, say: Say, progress: Progress = lambda done, total: None, stamp: str = ""
+) -> Bench:
     """Make the Workbench of this run."""
     settings = job.settings
     here = machine.describe()
@@ -151,6 +170,7 @@ def make_bench(job: Job, material: Material, say: Say, progress: Progress = lamb
         replay=job.replay,
         max_bytes=int(1e6 * settings.max_memory),
         cache=Cache(config.cache_folder()),
+        run=stamp,
         say=say,
         progress=progress,
     )

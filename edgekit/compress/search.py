@@ -58,7 +58,6 @@ class Trial:
     """One candidate and what was measured of it; `decision` is how to make it again."""
 
     name: str
-    model: ModelProto
     decision: Mapping[str, Any]
     drift: Drift
     bytes: int
@@ -82,7 +81,7 @@ class Search:
         drift = self._bench.drift(self._model, candidate)
         timed = self.may_go_on() and not self._bench.foreign
         speed = self._bench.speed(self._model, candidate) if timed else None
-        trial = Trial(name, candidate, decision, drift, candidate.ByteSize(), speed)
+        trial = Trial(name, decision, drift, candidate.ByteSize(), speed)
         self.trials.append(trial)
         return trial
 
@@ -123,7 +122,8 @@ class Search:
         """Take the best, and leave the table of all for the report."""
         taken = self.best()
         if not self.within(taken):
-            self._bench.note(self._missed(taken))
+            ms = taken.speed.after_ms if taken.speed is not None else 0.0
+            self._bench.note(missed(self._bench.budget, taken, ms, near=self.near(taken)))
         front = pareto(self.trials)
         self._bench.searched(
             [
@@ -133,17 +133,18 @@ class Search:
         )
         return taken
 
-    def _missed(self, taken: Trial) -> str:
-        """Say which budgets the nearest candidate misses, and by how much."""
-        budget, parts = self._bench.budget, []
-        if not self.near(taken):
-            loss = "" if taken.drift.drop is None else f"loses {100 * taken.drift.drop:.1f} points, "
-            parts.append(f"{loss}outputs at {taken.drift.sqnr_db:.0f} dB")
-        if budget.max_ms is not None and taken.speed is not None and taken.speed.after_ms > budget.max_ms:
-            parts.append(f"takes {taken.speed.after_ms:.3g} ms, not {budget.max_ms:g}")
-        if budget.max_mb is not None and taken.bytes > 1e6 * budget.max_mb:
-            parts.append(f"has {taken.bytes / 1e6:.3g} MB, not {budget.max_mb:g}")
-        return f"no candidate keeps the budgets; the nearest, {taken.name}, {' and '.join(parts)}"
+
+def missed(budget: Budget, taken: Trial, ms: float, *, near: bool) -> str:
+    """Say which budgets the nearest candidate misses, and by how much; it takes `ms` milliseconds."""
+    parts = []
+    if not near:
+        loss = "" if taken.drift.drop is None else f"loses {100 * taken.drift.drop:.1f} points, "
+        parts.append(f"{loss}outputs at {taken.drift.sqnr_db:.0f} dB")
+    if budget.max_ms is not None and taken.speed is not None and ms > budget.max_ms:
+        parts.append(f"takes {ms:.3g} ms, not {budget.max_ms:g}")
+    if budget.max_mb is not None and taken.bytes > 1e6 * budget.max_mb:
+        parts.append(f"has {taken.bytes / 1e6:.3g} MB, not {budget.max_mb:g}")
+    return f"no candidate keeps the budgets; the nearest, {taken.name}, {' and '.join(parts)}"
 
 
 def pareto(trials: Sequence[Trial]) -> list[Trial]:

@@ -51,15 +51,27 @@ def budget_rules(settings: compress, material: Material) -> tuple[plain.Rule, ..
     """Give the gates that the budgets are: what is promised is judged on the material of the report."""
     rules = []
     if settings.max_drop is not None:
-        scored = any(part is not None for part in (material.labelled, material.objects, material.metric))
         rules.append(
-            f"accuracy.drop<={settings.max_drop:g}" if scored else f"drift.agreement>={1 - settings.max_drop:g}"
+            f"accuracy.drop<={settings.max_drop:g}"
+            if _is_scored(material)
+            else f"drift.agreement>={1 - settings.max_drop:g}"
         )
     if settings.max_ms is not None:
         rules.append(f"latency.after<={settings.max_ms:g}")
     if settings.max_mb is not None:
         rules.append(f"size.after<={1e6 * settings.max_mb:.0f}")
     return tuple(plain.parse_gate(rule) for rule in rules)
+
+
+def _is_scored(material: Material) -> bool:
+    return any(part is not None for part in (material.labelled, material.objects, material.metric))
+
+
+def stand_in(settings: compress, material: Material) -> str:
+    """Say what --max-drop is held against where there are no labels; nothing where there are."""
+    if settings.max_drop is None or _is_scored(material):
+        return ""
+    return f"--max-drop is held against agreement with the original on {material.report}: there are no labels"
 
 
 def measure(
@@ -132,7 +144,8 @@ def _layers(job: Job, candidate: Path, bench: Bench) -> tuple[plain.Layer, ...]:
     pages = any(name.endswith(".html") for name in job.settings.report)
     if not (job.settings.explain or pages):
         return ()
-    left = [name for step in bench.settlements for name in (step.get("choice") or {}).get("float", ())]
+    inner = [one for step in bench.settlements for one in step.get("composition", {}).get("decisions", ())]
+    left = [name for one in (*bench.settlements, *inner) for name in (one.get("choice") or {}).get("float", ())]
     reasons = dict.fromkeys(left, "left in float by the search")
     models = (graph.load(job.model), graph.load(candidate))
     return explain.explain(*models, bench.latency_feeds(), job.settings.threads, reasons=reasons)

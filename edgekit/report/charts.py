@@ -244,17 +244,32 @@ def histograms(
     return svg(WIDTH, bottom + 38, title, desc, "".join(parts))
 
 
-def scatter(title: str, desc: str, points: Sequence[Point], names: tuple[str, str], lines: Sequence[float] = ()) -> str:
-    """Draw points over two axes, the chosen one ringed, those that matter labelled; `lines` are levels of y."""
+def scatter(
+    title: str,
+    desc: str,
+    points: Sequence[Point],
+    names: tuple[str, str],
+    lines: Sequence[float] = (),
+    limits: tuple[Sequence[float], Sequence[float]] = ((), ()),
+) -> str:
+    """Draw points over two axes, the chosen one ringed, those that matter labelled.
+
+    `lines` are levels of y; `limits` are least values of x and of y, drawn as lines with what falls short shaded; those
+    that are far from all points are drawn at the edge.
+    """
     left, right, top, bottom = 44.0, WIDTH - 12.0, 26.0, 262.0
     heights = [value for one in points for value in (one.y, one.low, one.high) if value is not None]
     across = Scale(*span((one.x for one in points), 0.12), left, right)
     upward = Scale(*span([*heights, *lines], 0.1), bottom, top)
     parts = [
+        *(rect(left, top, across(x) - left, bottom - top, "beyond") for x in limits[0]),
+        *(rect(left, upward(y), right - left, bottom - upward(y), "beyond") for y in limits[1]),
         axis_left(upward, left, ticks(upward.low, upward.high), right, "x{}"),
         axis_below(across, bottom, ticks(across.low, across.high, 4), names[0]),
         text(4, 12, names[1], "small"),
         *(line(left, upward(level), right, upward(level), "level") for level in lines),
+        *(line(across(x), top, across(x), bottom, "limit") for x in limits[0]),
+        *(line(left, upward(y), right, upward(y), "limit") for y in limits[1]),
     ]
     order = {"faint": 0, "original": 1, "front": 2, "chosen": 3}
     drawn = sorted(points, key=lambda one: order[one.kind])

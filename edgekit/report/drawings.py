@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edgekit.report import charts, ranking, text
-from edgekit.report.report import Candidate, Distribution, Report
+from edgekit.report.report import Candidate, Distribution, Report, parse_gate
 
 MATRIX_CLASSES = 30  # more do not fit into a readable matrix
 CLASS_BARS = 30
@@ -100,9 +100,27 @@ def _search(report: Report) -> Drawing | None:
         if one.speedup is not None
     )
     name = "change in points, on the pictures to choose by" if by_drop else "SQNR of the outputs, dB"
-    drawn = charts.scatter("What was tried: speed-up against nearness", desc, points, (name, "speed-up"), (1.0,))
+    limits = _limits(report, by_drop=by_drop)
+    names = (name, "speed-up")
+    drawn = charts.scatter("What was tried: speed-up against nearness", desc, points, names, (1.0,), limits)
     note = "up is faster, right is nearer, larger is more bytes; ringed: chosen; filled: nothing is better in all three"
+    note += "; shaded: beyond a gate or budget" if any(limits) else ""
     return Drawing("What was tried", note, drawn)
+
+
+def _limits(report: Report, *, by_drop: bool) -> tuple[list[float], list[float]]:
+    """Give what gates and budgets leave: the lowest change in points, the lowest speed-up."""
+    lost, slow = [], []
+    for gate in report.gates:
+        rule = parse_gate(gate.rule)
+        name, most = f"{rule.section}.{rule.key}", rule.operator.startswith("<")
+        if by_drop and name == "accuracy.drop" and most and report.accuracy is not None and not report.accuracy.own:
+            lost.append(-100 * rule.limit)
+        elif by_drop and name == "drift.agreement" and not most:
+            lost.append(-100 * (1 - rule.limit))
+        elif name == "latency.after" and most and rule.limit > 0:
+            slow.append(report.latency.before / rule.limit)
+    return lost, slow
 
 
 def _layers(report: Report) -> Drawing | None:

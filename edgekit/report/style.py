@@ -60,7 +60,8 @@ svg .label{font-size:11px;paint-order:stroke;stroke:var(--ground);stroke-width:3
 .fill-bad{fill:var(--bad)}.bar-before{stroke:var(--before)}.bar-after{stroke:var(--after)}
 .bar-float{stroke:var(--float)}.mark{stroke:var(--ink);stroke-width:2}
 .axis{stroke:var(--soft);fill:none}.grid{stroke:var(--line);fill:none}
-.level{stroke:var(--soft);stroke-dasharray:2 3;fill:none}
+.level{stroke:var(--soft);stroke-dasharray:2 3;fill:none}.limit{stroke:var(--bad);stroke-dasharray:5 3;fill:none}
+.beyond{fill:var(--bad);fill-opacity:.06}
 .area-before{fill:var(--before);fill-opacity:.28;stroke:var(--before);stroke-dasharray:4 2}
 .area-after{fill:var(--after);fill-opacity:.28;stroke:var(--after);stroke-width:1.5}
 .median-before{stroke:var(--before);stroke-dasharray:4 2}.median-after{stroke:var(--after);stroke-width:2}

@@ -98,7 +98,8 @@ def _nearest_plane(target: np.ndarray, lower: np.ndarray, largest: int) -> np.nd
     for stop in range(target.shape[1], 0, -_BLOCK):
         start = max(stop - _BLOCK, 0)
         for place in range(stop - 1, start - 1, -1):
-            found[:, place] = np.clip(np.rint(moved[:, place]), -largest, largest)
+            rounded = np.clip(np.rint(moved[:, place]), -largest, largest)
+            found[:, place] = np.where(target[:, place] == 0, 0.0, rounded)  # what was pruned stays so
             error = target[:, place] - found[:, place]
             moved[:, start:place] += push[:, place, start:place, None] * error[:, None]
         left = target[:, start:stop] - found[:, start:stop]

@@ -1,0 +1,162 @@
+"""Pruner: makes the models that pruning chooses from, each from plain values: which channels of which group go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from edgekit.compress.prune import repair, score, staircase
+from edgekit.compress.prune.allocate import allocate
+from edgekit.compress.prune.moments import moments
+from edgekit.compress.prune.reconstruct import reconstruct
+from edgekit.compress.prune.surgery import remove
+from edgekit.compress.prune.units import Unit, units, which_go
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from edgekit.compress.method import Drift, Workbench
+    from edgekit.compress.prune.groups import Group
+    from edgekit.compress.prune.moments import Moments
+    from edgekit.compress.prune.score import Ranking
+    from edgekit.compress.prune.staircase import Staircase
+
+Gone = Mapping[str, Sequence[int]]
+
+AUTO = "auto"
+REPAIRS = (AUTO, *reversed(repair.FOLDS))
+RECONSTRUCT = "reconstruct"
+# Held-back pictures on which the error of one group alone is judged, and how many such errors are judged; of more
+# groups one each, the others follow the group's ranking.
+JUDGED, MOST_JUDGED = 48, 96
+# Pictures that the statistics of what readers read are taken from; each has many places.
+MEASURED = 64
+# How often each picture is seen, unless the net is so large that it takes minutes: a small net of eight layers came
+# 1.8 points nearer than with a quarter of it.
+EPOCHS = 96
+# What reconstruction leaves of the error of a branch taken out whole, relative to what it leaves of others': on a net
+# of residual blocks, two blocks that made 2.4 times the error ended up at the same.
+EASE = 0.4
+_WORST = 1e6  # an error that is not a number, relative to the outputs' power
+# A step of the staircase this near to what is wanted (share of all channels) is taken instead.
+NEAR_STEP = 0.15
+
+
+@dataclass
+class Pruner:
+    """What is known of the groups of a model; measured at first use.
+
+    `rank`: by what channels are chosen (score.RANKINGS); `repair`: what makes up for them (REPAIRS).
+    """
+
+    model: ModelProto
+    groups: Sequence[Group]
+    bench: Workbench
+    samples: int = 256
+    rank: str = "obs"
+    repair: str = AUTO
+
+    @cached_property
+    def units(self) -> list[Unit]:
+        """What a number is chosen for."""
+        return units(self.groups)
+
+    @cached_property
+    def moments(self) -> Mapping[str, Mapping[str, Moments]]:
+        """What the readers of each group read."""
+        few = min(self.samples, MEASURED)
+        return moments(self.model, self.groups, lambda: self.bench.feeds(few), self.bench.max_bytes)
+
+    @cached_property
+    def rankings(self) -> Mapping[str, Ranking]:
+        """In what order the channels of each group go."""
+        return {
+            group.name: score.rank(self.model, group, self.moments[group.name], self.rank, self.bench.seed)
+            for group in self.groups
+        }
+
+    @cached_property
+    def stairs(self) -> Staircase:
+        """What the nodes take."""
+        return staircase.measure(self.model, self.units, self.bench)
+
+    @cached_property
+    def errors(self) -> Mapping[str, Mapping[int, float]]:
+        """By unit and number kept, of those that pay: the outputs' error when that unit alone gets smaller.
+
+        Relative to the outputs' power, on held-back pictures.
+        """
+        steps = {unit.name: self.stairs.steps(unit.name) for unit in self.units}
+        total = sum(map(len, steps.values()))
+        found = {unit.name: self._errors(unit, steps[unit.name], singly=total <= MOST_JUDGED) for unit in self.units}
+        if self.repair == AUTO:
+            for unit in self.units:
+                if unit.removable and unit.size == unit.group.size and 0 in found[unit.name]:
+                    found[unit.name][0] *= EASE
+        return found
+
+    def _errors(self, unit: Unit, counts: Sequence[int], *, singly: bool) -> dict[int, float]:
+        if singly or len(counts) < 2:
+            return {count: self._error(unit, count) for count in counts}
+        middle = counts[len(counts) // 2]
+        foreseen = self.rankings[unit.group.name].errors
+        scale = self._error(unit, middle) / max(float(foreseen[unit.size - middle]), 1e-12)
+        return {count: scale * float(foreseen[unit.size - count]) for count in counts}
+
+    def _error(self, unit: Unit, count: int) -> float:
+        made = self.folded(self.gone({unit.name: count}))
+        return noise(self.bench.drift(self.model, made, JUDGED))
+
+    def gone(self, kept: Mapping[str, int]) -> dict[str, list[int]]:
+        """Give the channels that go, by group, in rising order, when so many of these units are kept."""
+        return which_go(self.units, kept, {name: ranking.order.tolist() for name, ranking in self.rankings.items()})
+
+    def by_latency(self, share: float) -> dict[str, int]:
+        """Give the numbers to keep that save `share` of the nodes' time at the least error."""
+        return allocate(self.stairs, self.errors, (1 - share) * self.stairs.total({}))
+
+    def alike(self, share: float) -> dict[str, int]:
+        """Give the numbers to keep when every unit loses this share: a step of the staircase where one is near."""
+        found = {}
+        for unit in self.units:
+            wanted = (1 - share) * unit.size
+            multiple = 4 if unit.size >= 16 else 1
+            count = min(unit.size, max(1, multiple * round(wanted / multiple)))
+            if not self.bench.foreign:
+                off = {step: abs(step - wanted) for step in self.stairs.steps(unit.name)}
+                near = [step for step in off if step and off[step] <= NEAR_STEP * unit.size]
+                count = min(near, key=lambda step: (off[step], step), default=count)
+            found[unit.name] = count
+        return found
+
+    def folded(self, gone: Gone) -> ModelProto:
+        """Give the model with zeros where these channels are read, the others making up for them."""
+        made = self.model
+        how = self.repair if self.repair in repair.FOLDS else "fold"
+        for group in self.groups:
+            if group.name in gone:
+                made = repair.fold(made, group, gone[group.name], self.moments[group.name], how=how)
+        return made
+
+    def bare(self, gone: Gone) -> ModelProto:
+        """Give the model without these channels, nothing made up for: it takes the same time."""
+        return remove(self.model, gone)
+
+    def make(self, gone: Gone, repairs: Sequence[str] | None = None) -> tuple[ModelProto, list[str]]:
+        """Give the model without these channels, and the repairs after it that were kept.
+
+        `repairs`: those that an earlier run kept; None for all that `repair` says and that bring the outputs nearer.
+        """
+        made = remove(self.folded(gone), gone)
+        if self.repair != AUTO or repairs == []:
+            return made, []
+        fitted = reconstruct(self.model, made, self.bench, self.samples, EPOCHS)
+        return fitted, [] if fitted is made else [RECONSTRUCT]
+
+
+def noise(drift: Drift) -> float:
+    """Give the error of the outputs relative to their power."""
+    found = 10 ** (-drift.sqnr_db / 10)
+    return found if found < _WORST else _WORST  # also for what is not a number
