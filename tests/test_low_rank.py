@@ -362,7 +362,7 @@ def deep(seed=21, width=16):
 
 def low_rank(model, work=0.5, **given):
     bench = Timed(model, **given)
-    return STEPS.parse(f"low-rank work={work}").apply(model, bench), bench
+    return STEPS.parse(f"low-rank work={work} repair=refit").apply(model, bench), bench
 
 
 def test_asked_for_a_share_each_split_layer_saves_it():
@@ -381,7 +381,7 @@ def test_asked_for_a_share_of_the_latency_it_is_saved_with_the_least_noise():
     reached = []
     for share in (0.1, 0.3, 0.5):
         bench = Timed(model)
-        made = STEPS.parse(f"low-rank {share}").apply(model, bench)
+        made = STEPS.parse(f"low-rank {share} repair=refit").apply(model, bench)
         assert 1 - 1 / bench.speed(model, made).speedup >= share - 0.02
         reached.append(sqnr_db(model, made))
     assert reached == sorted(reached, reverse=True)
@@ -488,7 +488,7 @@ def test_a_correction_helps_behind_split_layers_and_is_dropped_where_it_does_not
     made, bench = low_rank(model, 0.6)
     note = next(note for note in bench.notes if note.startswith("sequential correction"))
     assert note.endswith("kept") and bench.settlements["low rank"]["refit"]
-    plain = STEPS.parse("low-rank work=0.6").apply(
+    plain = STEPS.parse("low-rank work=0.6 repair=refit").apply(
         model, Timed(model, replay={"low rank": {**bench.settlements["low rank"], "refit": False}})
     )
     assert sqnr_db(model, made) > sqnr_db(model, plain) + 0.2
@@ -543,3 +543,17 @@ def test_same_bytes_for_any_hash_seed_and_number_of_threads(tmp_path):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
         found.add(done.stdout)
     assert len(found) == 1
+
+
+def test_layers_are_fitted_together_in_the_end_and_a_replay_does_so_too():
+    model = deep()
+    alone, _ = low_rank(model, 0.6)
+    bench = Timed(model)
+    made = STEPS.parse("low-rank work=0.6").apply(model, bench)
+    assert bench.settlements["fitted"] and any("fitted together" in note for note in bench.notes)
+    assert sqnr_db(model, made) > sqnr_db(model, alone) + 0.5
+    again = STEPS.parse("low-rank work=0.6").apply(model, Timed(model, replay=dict(bench.settlements)))
+    assert again.SerializeToString(deterministic=True) == made.SerializeToString(deterministic=True)
+    left = {**bench.settlements, "fitted": False}
+    plain = STEPS.parse("low-rank work=0.6").apply(model, Timed(model, replay=left))
+    assert plain.SerializeToString(deterministic=True) == alone.SerializeToString(deterministic=True)

@@ -11,6 +11,7 @@ from edgekit import graph
 from edgekit.compress.lowrank import options, splits
 from edgekit.compress.lowrank.options import Maker, Step
 from edgekit.compress.method import STEPS, Method
+from edgekit.compress.prune.reconstruct import reconstruct
 from edgekit.compress.search import MAX_DROP, Trial, pareto
 from edgekit.errors import EdgekitError
 from edgekit.spec import option
@@ -31,6 +32,8 @@ LOST, MOVED = 0.5, 6
 # A share of the latency is reached when it is missed by no more than the first; it is aimed at so often, each time so
 # much further at most.
 NEAR_SHARE, MOST_AIMS, MOST_MORE = 0.02, 4, 1.6
+AUTO = "auto"
+REPAIRS = (AUTO, "refit")
 _NONE = "no layer is faster split in two"
 _HINT = "put --low-rank before the steps that store or compute in fewer bits"
 
@@ -44,13 +47,15 @@ class low_rank(Method):
     channels (multiples of 8) is what saves most time on this CPU for what it changes in the outputs. Layers that would
     not be faster are left, and so is the whole model when it is not measured to be faster. With a budget (--max-drop,
     --max-ms, --max-mb) it goes as far as the outputs on held-back pictures allow, and `share` is the most. With `work`
-    every layer that is faster so saves that share of its own multiply-adds instead, whatever that saves. Raises
-    EdgekitError for a quantised model, and when there is no layer to split.
+    every layer that is faster so saves that share of its own multiply-adds instead, whatever that saves. In the end all
+    layers are fitted to the original's outputs together. Raises EdgekitError for a quantised model, and when there is
+    no layer to split.
     """
 
     share: float = option(0.2, help="share of the latency to save", ge=0.01, le=0.95)
     work: float = option(0.0, help="if not 0: share of each layer's multiply-adds to save instead", ge=0, le=0.95)
-    samples: int = option(256, help="pictures to calibrate on", ge=1, le=4096)
+    samples: int = option(512, help="pictures to calibrate on", ge=1, le=4096)
+    repair: str = option(AUTO, help="refit: layer by layer alone; auto: then all layers together", choices=REPAIRS)
 
     def apply(self, model: ModelProto, bench: Workbench) -> ModelProto:
         """Give the model with layers split; in a replay, those that the recipe names."""
@@ -66,10 +71,21 @@ class low_rank(Method):
         else:
             bench.decide("replayed")
         bench.settle("low rank", chosen)
-        made = graph.copy(maker.make(chosen))
+        made = self._fitted(maker, chosen)
         if made.ByteSize() > model.ByteSize():
             bench.note("the file grew: names and attributes of the new nodes take more bytes than their weights save")
         return made
+
+    def _fitted(self, maker: Maker, chosen: Decision) -> ModelProto:
+        """Give the model of a decision, its layers fitted together when that brings the outputs nearer."""
+        bench, made = maker.bench, maker.make(chosen)
+        wanted = bool(chosen["layers"]) and self.repair == AUTO and bench.settled("fitted") is not False
+        fitted = reconstruct(maker.model, made, bench, self.samples) if wanted else made
+        if fitted is not made:
+            reached = [bench.drift(maker.model, each).sqnr_db for each in (made, fitted)]
+            bench.note(f"all layers fitted together: {reached[0]:.1f} -> {reached[1]:.1f} dB")
+        bench.settle("fitted", fitted is not made)
+        return graph.copy(fitted)
 
     def _maker(self, model: ModelProto, layers: Sequence[Layer], bench: Workbench) -> Maker:
         """Give what is known of the model; another share needs nothing that is not known from the one before."""

@@ -33,9 +33,6 @@ RECONSTRUCT = "reconstruct"
 JUDGED, MOST_JUDGED = 48, 96
 # Pictures that the statistics of what readers read are taken from; each has many places.
 MEASURED = 64
-# How often each picture is seen, unless the net is so large that it takes minutes: a small net of eight layers came
-# 1.8 points nearer than with a quarter of it.
-EPOCHS = 96
 # What reconstruction leaves of the error of a branch taken out whole, relative to what it leaves of others': on a net
 # of residual blocks, two blocks that made 2.4 times the error ended up at the same.
 EASE = 0.4
@@ -152,7 +149,7 @@ class Pruner:
         made = remove(self.folded(gone), gone)
         if self.repair != AUTO or repairs == []:
             return made, []
-        fitted = reconstruct(self.model, made, self.bench, self.samples, EPOCHS)
+        fitted = reconstruct(self.model, made, self.bench, self.samples)
         return fitted, [] if fitted is made else [RECONSTRUCT]
 
 
