@@ -642,6 +642,11 @@ def test_noise_of_bytes_is_normal_and_does_not_repeat():
     step = draws.Grain.POOL // 4
     large = of(7, (2 * step // 1024, 1024, 1)).ravel()
     assert abs(np.corrcoef(large[:step], large[step:])[0, 1]) < 0.01
+    for shape in ((1, 1, 3), (1, 1, 1), (1, 2, 1), (2, 2, 1)):  # OpenCV takes so few numbers for a scalar
+        for dtype in (np.uint8, np.uint16):
+            one = np.full(shape, 100, dtype)
+            changed = [(noise.noise().pixels(one, {"sigma": 0.1, "seed": seed}) != one).any() for seed in range(9)]
+            assert sum(changed) > 6
     dark = noise.noise().pixels(np.zeros((9, 9, 3), np.uint8), {"sigma": 0.5, "seed": 1})
     assert (dark == 0).mean() == pytest.approx(0.5, abs=0.15)  # it saturates, and does not wrap
 

@@ -43,7 +43,7 @@ class Normals:
 
 
 class Grain:
-    """Normal values to add to bytes: windows of one pool, which costs a tenth of drawing them anew.
+    """Normal values to add to pixels: windows of one pool, which costs a tenth of drawing them anew.
 
     Two arrays of POOL bytes, of which one holds the positive values and the other the negative ones, in units of a
     standard deviation / UNIT. A window begins anywhere and may be negated, so that two of them hardly ever line up.

@@ -36,10 +36,7 @@ class noise(Op):
     def pixels(self, image: np.ndarray, params: Params) -> np.ndarray:
         """Add, round and saturate."""
         strength = params["sigma"] * full_scale(image)
-        if image.dtype == np.uint8:
-            return on_colours(image, lambda colours: _add_grain(colours, Grain(params["seed"]), strength))
-        normals = Normals(params["seed"])
-        return _add(image, lambda band: normals.next(*band.shape), strength)
+        return on_colours(image, lambda colours: _add_grain(colours, Grain(params["seed"]), strength))
 
 
 @OPS.add
@@ -135,14 +132,19 @@ class salt_pepper(Op):
 
 
 def _add_grain(colours: np.ndarray, grain: Grain, strength: float) -> np.ndarray:
-    """Add `strength` levels of noise to bytes; of a place's two parts one is zero, so that adding saturates rightly."""
-    noisy = colours.reshape(-1).copy()
+    """Add `strength` levels of noise; of a place's two parts one is zero, so that adding saturates rightly."""
+    noisy = colours.reshape(1, -1).copy()  # OpenCV takes one axis of up to four numbers for a scalar
     for start in range(0, noisy.size, Grain.POOL // 4):
-        part = noisy[start : start + Grain.POOL // 4]
-        above, below = (cv2.convertScaleAbs(values, alpha=strength / Grain.UNIT) for values in grain.next(part.size))
-        cv2.add(part, above.reshape(-1), dst=part)
-        cv2.subtract(part, below.reshape(-1), dst=part)
+        part = noisy[:, start : start + Grain.POOL // 4]
+        above, below = (_scaled(values, strength / Grain.UNIT, part.dtype) for values in grain.next(part.size))
+        noisy[:, start : start + part.size] = cv2.subtract(cv2.add(part, above), below)
     return noisy.reshape(colours.shape)
+
+
+def _scaled(values: np.ndarray, factor: float, dtype: np.dtype) -> np.ndarray:
+    if dtype == np.uint8:
+        return cv2.convertScaleAbs(values[None], alpha=factor)
+    return np.minimum(np.rint(values[None] * np.float32(factor)), np.iinfo(dtype).max).astype(dtype)
 
 
 def _add(image: np.ndarray, drawn: Callable[[np.ndarray], np.ndarray], strength: float) -> np.ndarray:
