@@ -37,7 +37,8 @@ def balance(
     A class counts the pictures that hold it, variants and, with `originals`, the sources. All get `copies` variants,
     and the target is what the largest class has by then; with `per_class` they get none, and that is the target. Then
     class after class, the smallest first, gets what it lacks, spread evenly over its pictures, none over `most`; what
-    does not divide goes to those that hold fewest classes which have enough, then by a hash of (seed, key). A picture
+    does not divide goes to those that hold fewest classes which have enough, of these to those that hold most which
+    lack, then by a hash of (seed, key). A picture
     with several classes counts for each, so frequent classes may end above the target; one that cannot reach it has
     `most` variants of each of its pictures. With one class a picture the counts are exact.
     """
@@ -91,7 +92,8 @@ class _Balancing:
             for name in self._classes[place]:
                 self.counts[name] += copies
 
-    def _rank(self, place: int, target: int) -> tuple[int, bytes]:
+    def _rank(self, place: int, target: int) -> tuple[int, int, bytes]:
         enough = sum(self.counts[name] >= target for name in self._classes[place])
+        lacking = len(self._classes[place]) - enough
         text = f"{self._seed}\0{self._keys[place]}".encode("utf-8", "surrogateescape")
-        return enough, hashlib.blake2b(text, digest_size=8).digest()
+        return enough, -lacking, hashlib.blake2b(text, digest_size=8).digest()
