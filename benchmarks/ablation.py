@@ -78,9 +78,7 @@ def rows(assets: Path, pair: Pair) -> Iterator[str]:
     """Quantise one model in every way."""
     path = assets / "models" / f"{pair.model}.onnx"
     model = graph.load(path)
-    given = {"calib": pair.calib, "data": pair.data, **pair.told}
-    told = {name: str(assets / value) if "/" in value else value for name, value in given.items()}
-    known = material.gather(model, path, compress(**told), CALIBRATE)
+    known = material.gather(model, path, compress(**pair.settings(assets)), CALIBRATE)
     assert known.decision is not None
     test = known.pictures[:PICTURES]  # in the order of their digests
     streams = (known.calibrate, known.choose)

@@ -32,7 +32,7 @@ from compress import PAIRS, Pair
 from edgekit import graph
 from edgekit.compress import run as line
 from edgekit.compress import simplify
-from edgekit.compress.compose import Maker
+from edgekit.compress.maker import Maker
 from edgekit.compress.settings import compress
 from edgekit.errors import EdgekitError
 from edgekit.measure import figures, latency
@@ -78,16 +78,10 @@ def compositions() -> Iterator[tuple[str, ...]]:
     yield ("fp16",)
 
 
-def told(assets: Path, pair: Pair) -> dict[str, Any]:
-    """Give the settings of a model, with whole paths."""
-    given = {"calib": pair.calib, "data": pair.data, **pair.told}
-    return {name: str(assets / value) if "/" in value else value for name, value in given.items()}
-
-
 def measured(assets: Path, pair: Pair) -> Iterator[Point]:
     """Make and measure the grid of one model."""
     path = assets / "models" / f"{pair.model}.onnx"
-    job = line.Job(path, Path("out.onnx"), (), (), compress(**told(assets, pair)))
+    job = line.Job(path, Path("out.onnx"), (), (), compress(**pair.settings(assets)))
     model, material = line.prepare(job, lambda text: None)
     bench = line.make_bench(job, material, lambda text: None)
     bench.begin()
@@ -141,7 +135,7 @@ def beats(one: Point, other: Point) -> bool:
 def milliseconds(assets: Path, pair: Pair) -> float:
     """Time the original as it runs now."""
     path = assets / "models" / f"{pair.model}.onnx"
-    job = line.Job(path, Path("out.onnx"), (), (), compress(**told(assets, pair)))
+    job = line.Job(path, Path("out.onnx"), (), (), compress(**pair.settings(assets)))
     _, material = line.prepare(job, lambda text: None)
     feeds = line.make_bench(job, material, lambda text: None).latency_feeds()
     opener = latency.session_runner(path, feeds)
@@ -156,7 +150,7 @@ def searched(assets: Path, pair: Pair, point: Point, kinds: Sequence[str], secon
         "mb": SLACK * point.bytes / 1e6,
     }
     budget = {f"--max-{kind}": f"{values[kind]:.3g}" for kind in kinds}
-    flags = [f"--{name}={value}" for name, value in told(assets, pair).items()]
+    flags = [f"--{name}={value}" for name, value in pair.settings(assets).items()]
     flags += [f"{name}={value}" for name, value in budget.items()]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"

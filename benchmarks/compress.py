@@ -57,6 +57,11 @@ class Pair:
     told: Mapping[str, str] = field(default_factory=dict)
     kind: tuple[str, ...] = ()
 
+    def settings(self, assets: Path) -> dict[str, Any]:
+        """Give `told` and both folders of pictures, with whole paths."""
+        given = {"calib": self.calib, "data": self.data, **self.told}
+        return {name: str(assets / value) if "/" in value else value for name, value in given.items()}
+
 
 CIFAR = ("images/cifar10_jpeg/calib", "images/cifar10_jpeg/test")
 COCO = ("images/coco_calib64", "images/coco_val64")
@@ -199,9 +204,7 @@ def scores(found: Accuracy) -> Iterator[tuple[str, str, str]]:
 def rows(pair: Pair, options: argparse.Namespace, folder: Path) -> Iterator[str]:
     """Make every candidate of a pair and measure it against fp32; give the rows of the table."""
     model = options.assets / "models" / f"{pair.model}.onnx"
-    folders = {"calib": pair.calib, "data": pair.data}
-    paths = {name: str(options.assets / value) for name, value in ({**folders, **pair.told}).items() if "/" in value}
-    told = {**pair.told, **paths}
+    told = pair.settings(options.assets)
     known = material.gather(graph.load(model), model, compress(**told), SAMPLES)
     feeds = folder / "feeds.npz"
     arrays = {f"{n} {name}": array for n, feed in enumerate(known.calibrate) for name, array in feed.items()}

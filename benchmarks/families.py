@@ -257,10 +257,11 @@ def families(options: argparse.Namespace) -> None:
 def prepared(pair: Pair, folder: Path, assets: Path) -> tuple[Maker, Material]:
     """Gather what one model is compressed with and judged on."""
     model = assets / "models" / f"{pair.model}.onnx"
-    told = {name: str(assets / value) if "/" in value else value for name, value in pair.told.items()}
-    labelled = {"calib": str(assets / pair.calib), "data": str(assets / pair.data)}
-    known = material.gather(graph.load(model), model, compress(**labelled, **told), SAMPLES)
-    flags = [part for name, value in told.items() if name != "classes" for part in (f"--{name}", value)]
+    told = pair.settings(assets)
+    known = material.gather(graph.load(model), model, compress(**told), SAMPLES)
+    # Both folders are said below, with fewer pictures in them.
+    kept = [name for name in told if name not in ("calib", "data", "classes")]
+    flags = [part for name in kept for part in (f"--{name}", told[name])]
     calib = flat(assets / pair.calib, folder / "calib")
     data = flat(assets / pair.data, folder / "data", REPORTED)
     return Maker(pair, model, [*flags, "--calib", str(calib), "--data", str(data)], folder), known

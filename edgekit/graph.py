@@ -20,6 +20,7 @@ from edgekit.wiring import (
     all_tensors,
     captured,
     consumers,
+    depths,
     fresh_name,
     has_subgraphs,
     initializers,
@@ -37,7 +38,7 @@ from edgekit.wiring import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from onnx import ModelProto, NodeProto, TensorProto
 
@@ -51,6 +52,7 @@ __all__ = [
     "captured",
     "consumers",
     "copy",
+    "depths",
     "fresh_name",
     "has_subgraphs",
     "initializers",
@@ -60,6 +62,7 @@ __all__ = [
     "metadata",
     "opset",
     "outputs",
+    "part_making",
     "producers",
     "reads",
     "remove_dead",
@@ -285,6 +288,16 @@ def with_outputs(model: ModelProto, names: Iterable[str]) -> ModelProto:
     shown = outputs(model)
     opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in shown)
     return opened
+
+
+def part_making(model: ModelProto, names: Collection[str]) -> ModelProto:
+    """Give a copy that makes these values and nothing else: first what is an output already, as it was declared."""
+    part = with_outputs(model, names)
+    kept = [value for value in part.graph.output if value.name in names]
+    del part.graph.output[:]
+    part.graph.output.extend(kept)
+    remove_dead(part)
+    return part
 
 
 def output_names(model: ModelProto) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from edgekit.errors import EdgekitError
 from edgekit.lazy import onnx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
@@ -99,6 +99,19 @@ def fresh_name(stem: str, taken: set[str]) -> str:
 
 def _numbered(stem: str) -> Iterator[str]:
     return (f"{stem}_{number}" for number in itertools.count(1))
+
+
+def depths(model: ModelProto, names: Collection[str]) -> dict[str, int]:
+    """Give, for each node of these names, how many of them lie before it on the longest way from an input."""
+    reached: dict[str, int] = {}
+    found: dict[str, int] = {}
+    for node in model.graph.node:
+        depth = max((reached.get(name, 0) for name in reads(node)), default=0)
+        if node.name in names:
+            found[node.name] = depth
+            depth += 1
+        reached.update({name: depth for name in node.output if name})
+    return found
 
 
 def unique_names(model: ModelProto) -> None:

@@ -7,6 +7,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.compress.search import Budget
+from edgekit.compress.simplify import same_outputs, simplify
 from edgekit.session import open_session, run
 
 FLOAT = TensorProto.FLOAT
@@ -238,6 +239,11 @@ def feeds(model, count=6, seed=0):
         }
 
 
+def simple(model):
+    """Simplify as the command does it."""
+    return simplify(model, lambda a, b: same_outputs(a, b, feeds(model, 2)))[0]
+
+
 @dataclass
 class Answer:
     """Drift and Speed in one."""
@@ -277,6 +283,8 @@ class Bench:
         return feeds(self.model, min(samples, self.count))
 
     max_bytes: int = 512_000_000
+    form: str = "as it is"
+    effort: float = 1.0
 
     def remember(self, key, make):
         return make()
@@ -286,6 +294,12 @@ class Bench:
 
     def has_time(self):
         return True
+
+    def remaining(self):
+        return 60.0
+
+    def say(self, text):
+        pass
 
     def node_times(self, model):
         """Half as long in 8 bits."""

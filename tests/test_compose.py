@@ -19,8 +19,10 @@ import nets
 from conftest import SAMPLES
 from edgekit import graph
 from edgekit.compress import compose
-from edgekit.compress.compose import Explorer, Made, Maker, search
+from edgekit.compress import maker as making
+from edgekit.compress.compose import Explorer, search
 from edgekit.compress.front import MARGIN, Front, Nearness, Timing, record, trial_of
+from edgekit.compress.maker import Made, Maker
 from edgekit.compress.method import STEPS, Method
 from edgekit.compress.search import Budget, Trial
 from edgekit.errors import EdgekitError
@@ -80,7 +82,8 @@ class World:
         timing = Timing(speed, speed * 0.99, speed * 1.01, "faster" if speed > 1.02 else "slower", self.ms / speed)
         near = Nearness(30.0 - 1000 * drop, None, drop, drop, "agreement", 100)
         plain = [STEPS.parse(step).to_dict() for step in steps]
-        return Trial(" + ".join(steps), {"steps": plain, "decisions": [{}] * len(steps)}, near, round(size), timing)
+        decision = {"steps": plain, "decisions": [{}] * len(steps), "effort": 1.0}
+        return Trial(" + ".join(steps), decision, near, round(size), timing)
 
     def all(self):
         """Every composition of every strength."""
@@ -93,7 +96,7 @@ def explored(world, budget, **more):
     """Search in a world; every candidate takes ten seconds."""
     bench = Bench(onnx.ModelProto(), budget=budget, **more)
 
-    def make(self, steps):
+    def make(self, steps, decisions=None, effort=1.0):
         return Made(bench.model, steps)
 
     def measured(self, steps, made):
@@ -102,6 +105,7 @@ def explored(world, budget, **more):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compose, "STRENGTHS", ("sparsity",))
+        patch.setattr(making, "STRENGTHS", ("sparsity",))
         patch.setattr(Maker, "make", make)
         patch.setattr(Explorer, "_measured", measured)
         explorer = Explorer(Maker(bench.model, bench), bench)
@@ -188,7 +192,7 @@ def test_what_cannot_be_kept_is_said_with_the_nearest(budget, nearest):
 def trial(name, speedup, drop=0.0, size=1_000_000, low=None, sqnr_db=25.0, ms=10.0):
     timing = Timing(speedup, speedup, speedup, "faster", ms / speedup)
     drift = Nearness(sqnr_db, None, drop, drop if low is None else low, "top-1", 100)
-    return Trial(name, {"steps": [], "decisions": []}, drift, size, timing)
+    return Trial(name, {"steps": [], "decisions": [], "effort": 1.0}, drift, size, timing)
 
 
 def test_times_have_a_margin_and_are_the_originals_over_the_speed_up():
@@ -260,7 +264,8 @@ class thin(Method):
 def strong(monkeypatch):
     """A quick step that has a strength, in place of those that prune."""
     monkeypatch.setitem(STEPS._load(), "thin", thin)
-    monkeypatch.setattr(compose, "STRENGTHS", ("thin",))
+    for module in (compose, making):
+        monkeypatch.setattr(module, "STRENGTHS", ("thin",))
 
 
 def test_a_composition_is_replayed_to_the_same_bytes_without_measuring(strong):
@@ -345,13 +350,47 @@ def test_a_step_that_changes_nothing_is_no_candidate_of_its_own(strong):
     assert resumed.front.trials == [alone]
 
 
+def test_a_draft_that_loses_too_much_is_made_with_all_effort_when_that_may_do(strong, monkeypatch):
+    bench = Bench(nets.residual(), budget=Budget(max_drop=0.01, max_ms=100))
+    efforts = []
+
+    def measured(self, steps, made):
+        efforts.append((steps, made.effort))
+        drop = 0.015 if made.effort < 1 else 0.008
+        near = Nearness(20.0, None, drop, drop, "agreement", 100)
+        plain = [STEPS.parse(step).to_dict() for step in steps]
+        decision = {"steps": plain, "decisions": [*made.decisions], "effort": made.effort}
+        return Trial(" + ".join(steps), decision, near, 1000, Timing(2.0, 1.9, 2.1, "faster", 1.0))
+
+    monkeypatch.setattr(Explorer, "_measured", measured)
+    explorer = Explorer(Maker(bench.model, bench), bench)
+    assert explorer.enter(("int8",)).decision["effort"] == 1  # nothing to be drafted
+    assert explorer.enter(("thin 0.2", "int8")).decision["effort"] == 1
+    assert [effort for _, effort in efforts] == [1, compose.DRAFT, 1]
+    bench.budget = explorer.front.budget = Budget(max_drop=0.007, max_ms=100)  # half of what it loses is too much
+    assert explorer.enter(("thin 0.3", "int8")).decision["effort"] == compose.DRAFT
+
+
+def test_the_best_draft_is_finished_as_far_as_there_is_time(strong):
+    bench = Bench(nets.residual(), budget=Budget(max_drop=0.5))
+    explorer = Explorer(Maker(bench.model, bench), bench)
+    draft = explorer.enter(("thin 0.2", "fp16"))
+    assert draft.decision["effort"] == compose.DRAFT and explorer.front.best() is draft
+    explorer._seconds["thin 0.2", "fp16"] = bench.left
+    explorer.finish()
+    assert explorer.front.trials == [draft]
+    explorer._seconds["thin 0.2", "fp16"] = bench.left / 4
+    explorer.finish()
+    assert [trial.decision["effort"] for trial in explorer.front.trials] == [0.5]
+
+
 def test_few_models_are_held(strong):
     bench = Bench(nets.residual())
     maker = Maker(bench.model, bench)
     first = maker.make(("thin 0.1",)).model.SerializeToString(deterministic=True)
     for share in range(2, 9):
         maker.make((f"thin 0.{share}", "fp16"))
-    assert len(maker._made) <= compose.MOST_KEPT
+    assert len(maker._made) <= making.MOST_KEPT
     assert maker.make(("thin 0.1",)).model.SerializeToString(deterministic=True) == first
 
 

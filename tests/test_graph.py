@@ -129,6 +129,38 @@ def test_captured_names_count_as_read():
     assert len(model.graph.node) == before
 
 
+def test_depths_count_named_nodes_on_the_longest_way():
+    model = residual()
+    names = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    assert graph.depths(model, names) == {name: depth for depth, name in enumerate(names)}  # past the shortcut
+    assert graph.depths(model, {names[3], names[0]}) == {names[0]: 0, names[3]: 1}
+    assert graph.depths(model, ()) == {}
+    # What nested graphs capture lies before their node.
+    model = branching()
+    first, conditional = model.graph.node[0], next(node for node in model.graph.node if node.op_type == "If")
+    assert graph.depths(model, {first.name, conditional.name})[conditional.name] == 1
+
+
+def test_a_part_makes_the_values_asked_for_and_nothing_else():
+    model = residual()
+    kept = model.SerializeToString(deterministic=True)
+    nodes = list(model.graph.node)
+    wanted = [nodes[3].output[0], nodes[0].output[0]]
+    part = graph.part_making(model, wanted)
+    assert graph.output_names(part) == tuple(wanted)
+    assert [node.name for node in part.graph.node] == [node.name for node in nodes[: len(part.graph.node)]]
+    assert len(part.graph.node) < len(nodes) and len(part.graph.initializer) < len(model.graph.initializer)
+    assert model.SerializeToString(deterministic=True) == kept
+    feed = next(feeds(model))
+    whole = run(open_session(graph.with_outputs(model, wanted)), feed, wanted)
+    for one, other in zip(run(open_session(part), feed, wanted), whole, strict=True):
+        assert np.array_equal(one, other)
+    # An output of the model stays as it was declared, before the others.
+    (shown,) = graph.output_names(model)
+    part = graph.part_making(model, [*wanted, shown])
+    assert graph.output_names(part) == (shown, *wanted) and part.graph.output[0] == model.graph.output[0]
+
+
 def test_names_become_unique_and_stay_put():
     model = awkward()
     model.graph.node[2].name = "same"

@@ -18,7 +18,6 @@ from edgekit.compress.quantize import saturation, scope, sensitivity
 from edgekit.compress.quantize.qdq import scale_and_zero
 from edgekit.compress.quantize.target import target
 from edgekit.compress.search import Budget
-from edgekit.compress.simplify import same_outputs, simplify
 from edgekit.errors import EdgekitError
 from edgekit.measure.nodes import census
 from edgekit.session import open_session, run
@@ -32,14 +31,11 @@ from nets import (
     info,
     perceptron,
     residual,
+    simple,
     sqnr_db,
     swish,
     transformer,
 )
-
-
-def simple(model):
-    return simplify(model, lambda a, b: same_outputs(a, b, feeds(model, 2)))[0]
 
 
 def applied(step, model, **options):

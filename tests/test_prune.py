@@ -18,10 +18,9 @@ from edgekit.compress.prune.staircase import Staircase
 from edgekit.compress.prune.surgery import remove
 from edgekit.compress.prune.units import units, which_go
 from edgekit.compress.search import Budget
-from edgekit.compress.simplify import same_outputs, simplify
 from edgekit.errors import EdgekitError
 from edgekit.session import open_session, run
-from nets import NETS, Answer, Bench, Net, feeds, perceptron, residual, sqnr_db, weightless
+from nets import NETS, Answer, Bench, Net, feeds, perceptron, residual, simple, sqnr_db, weightless
 
 BLOCK = 8
 
@@ -60,10 +59,6 @@ def times(model):
             dims[:2] = [math.ceil(dim / BLOCK) * BLOCK for dim in dims[:2]]
             found[node.name] += math.prod(dims) * math.prod(shapes.get(node.output[0], [1, 1])[2:]) / 1000
     return found
-
-
-def simple(model):
-    return simplify(model, lambda a, b: same_outputs(a, b, feeds(model, 2)))[0]
 
 
 def chain(*channels, seed=70):

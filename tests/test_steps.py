@@ -6,10 +6,9 @@ import pytest
 
 from edgekit import graph
 from edgekit.compress.method import STEPS
-from edgekit.compress.simplify import same_outputs, simplify
 from edgekit.errors import EdgekitError
 from edgekit.session import open_session, run
-from nets import NETS, Bench, feeds, sqnr_db
+from nets import NETS, Bench, feeds, simple, sqnr_db
 
 # dB below which a step's outputs may not fall, on these untrained networks.
 FLOORS = {"int8": 14, "static": 14, "dynamic": 20, "int8-weights": 25, "fp16": 55}
@@ -18,12 +17,8 @@ FLOORS |= dict.fromkeys(["sparsity", "prune", "low-rank"], 0)
 
 @pytest.fixture(scope="module")
 def prepared():
-    """Every network, simplified as the command does it."""
-    made = {}
-    for name, build in NETS.items():
-        model = build()
-        made[name] = simplify(model, lambda a, b, m=model: same_outputs(a, b, feeds(m, 2)))[0]
-    return made
+    """Every network, simplified."""
+    return {name: simple(build()) for name, build in NETS.items()}
 
 
 def applied(step, model, **options):

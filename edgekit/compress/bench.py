@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgekit import __version__
 from edgekit.cache import Cache
+from edgekit.compress.quantize.form import AS_IS, after, as_run
 from edgekit.compress.search import Budget
 from edgekit.lazy import np
 from edgekit.measure import anatomy, latency, machine, nodes, profile
@@ -67,6 +68,8 @@ class Bench:
     budget: Budget = field(default_factory=Budget)
     replay: Sequence[Mapping[str, Any]] = ()
     max_bytes: int = 512_000_000
+    form: str = AS_IS
+    effort: float = 1.0
     cache: Cache = field(default_factory=Cache)
     run: str = ""
     say: Callable[[str], None] = lambda text: None
@@ -75,6 +78,7 @@ class Bench:
     decisions: list[str] = field(default_factory=list)
     settlements: list[dict[str, Any]] = field(default_factory=list)
     trials: list[Candidate] = field(default_factory=list)
+    _as_run: Callable[[ModelProto], ModelProto] = lambda model: model
     _judge: tuple[ModelProto, Judge] | None = None
     _spent: float = 0.0
     _begun: float = field(default_factory=time.monotonic)
@@ -86,9 +90,11 @@ class Bench:
         """Whether the model is for another architecture than this machine's: ARM on x86, or the other way round."""
         return bool(self.here) and self.int8.startswith("arm") != self.here.startswith("arm")
 
-    def begin(self) -> None:
-        """Begin the next step: what it decides is recorded in a place of its own."""
+    def begin(self, following: Sequence[str] = ()) -> None:
+        """Begin the next step, behind which those of these names come; what it decides has a place of its own."""
         self.settlements.append({})
+        self.form = after(following)
+        self._as_run = as_run(self.form, self, self._node_times)
 
     def feeds(self, samples: int) -> Iterator[Feed]:
         """Give at most `samples` calibration inputs, always the same ones in the same order."""
@@ -134,13 +140,16 @@ class Bench:
         """Compare latency, shortly."""
         started = time.monotonic()
         feeds = self.latency_feeds()
-        openers = [latency.session_runner(model, feeds, self.threads) for model in (before, after)]
+        openers = [latency.session_runner(self._as_run(model), feeds, self.threads) for model in (before, after)]
         found = latency.compare(*openers, seconds=self._short(), seed=self.seed, threads=self.threads)
         self._spent += time.monotonic() - started
         return found
 
     def node_times(self, model: ModelProto) -> Mapping[str, float]:
         """Time the nodes of a model; what onnxruntime put between them is left out."""
+        return self._node_times(self._as_run(model))
+
+    def _node_times(self, model: ModelProto) -> Mapping[str, float]:
         running = nodes.as_run(model)
         owners = anatomy.owner_names(model, running)
         found: dict[str, float] = {}

@@ -4,37 +4,30 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgekit import graph
-from edgekit.compress.front import Front, Nearness, Timing, record, trial_of
-from edgekit.compress.method import STEPS, Method, T
-from edgekit.compress.search import Budget, Trial
+from edgekit.compress.front import Front, Nearness, Timing, lost, record, trial_of
+from edgekit.compress.maker import STRENGTHS, Made, Maker, Steps
+from edgekit.compress.method import STEPS, Method
+from edgekit.compress.search import Trial
 from edgekit.errors import EdgekitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    import numpy as np
     from onnx import ModelProto
 
-    from edgekit.compress.method import Drift, Feed, Speed, Workbench
+    from edgekit.compress.method import Workbench
 
-Steps = tuple[str, ...]  # as they are typed
-
-# Steps whose first field says how strong they are, 0..1: tried at several strengths, by bisection.
-STRENGTHS = ("prune", "low-rank")
 # How a composition ends, the likeliest first; the last two are for the size alone.
 ENDS: tuple[Steps, ...] = ((), ("int8",), ("int8-weights",), ("fp16",))
 WEAKEST, STRONGEST = 0.05, 0.8
 FIRST = 0.2  # where nothing says how strong it has to be
 PROBES = 5
 ALIKE = 0.04  # strengths nearer than this are one
-# Of the time that is left, a step inside may take this part for choices of its own.
-INNER_SHARE = 0.4
-MOST_KEPT = 4  # models held at a time
+# The effort of a candidate that is only to be compared; what it loses goes down to this part of it with all effort.
+DRAFT = 1 / 8
+HOPE = 0.5
 # The file holds its recipe too, and about so many bytes of preprocessing and marks.
 METADATA = 1000
 
@@ -57,14 +50,16 @@ class search(Method):
             check_budget(model, bench)
             explorer = Explorer(maker, bench)
             explorer.explore()
+            explorer.finish()
             taken = explorer.front.close(bench)
             decision = dict(taken.decision)
         steps = _typed(decision)
-        made = maker.make(steps, decision["decisions"])
+        made = maker.make(steps, decision["decisions"], decision.get("effort", 1.0))
         bench.decide(_said(steps, made))
         for note in made.notes:
             bench.note(note)
-        bench.settle("composition", {"steps": [*decision["steps"]], "decisions": [*made.decisions]})
+        settled = {"steps": [*decision["steps"]], "decisions": [*made.decisions], "effort": made.effort}
+        bench.settle("composition", settled)
         return graph.copy(made.model)
 
 
@@ -97,167 +92,6 @@ def _said(steps: Steps, made: Made) -> str:
     return " + ".join(parts) or "simplified alone"
 
 
-@dataclass
-class Inner:
-    """A Workbench for one step of a composition: what that decides, says and tries is kept apart."""
-
-    outer: Workbench
-    replay: Mapping[str, Any]
-    until: float  # what has to be left of the outer one's time
-    # Time and size are of whole compositions: a step of one chooses by the outputs, if by anything.
-    budget: Budget = field(default_factory=Budget)
-    decided: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    decisions: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        """Take over what does not change."""
-        self.seed: int = self.outer.seed
-        self.int8: str = self.outer.int8
-        self.only: tuple[str, ...] = self.outer.only
-        self.exclude: tuple[str, ...] = self.outer.exclude
-        self.max_bytes: int = self.outer.max_bytes
-
-    @property
-    def foreign(self) -> bool:
-        """As outside."""
-        return self.outer.foreign
-
-    def feeds(self, samples: int) -> Iterator[Feed]:
-        """As outside."""
-        return self.outer.feeds(samples)
-
-    def remember(self, key: str, make: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
-        """As outside."""
-        return self.outer.remember(key, make)
-
-    def once(self, key: str, make: Callable[[], T]) -> T:
-        """As outside."""
-        return self.outer.once(key, make)
-
-    def drift(self, before: ModelProto, after: ModelProto, most: int | None = None) -> Drift:
-        """As outside."""
-        return self.outer.drift(before, after, most)
-
-    def speed(self, before: ModelProto, after: ModelProto) -> Speed:
-        """As outside."""
-        return self.outer.speed(before, after)
-
-    def node_times(self, model: ModelProto) -> Mapping[str, float]:
-        """As outside."""
-        return self.outer.node_times(model)
-
-    def has_time(self) -> bool:
-        """Whether the time outside is not over, nor this step's part of it."""
-        return self.outer.has_time() and self.remaining() > 0
-
-    def remaining(self) -> float:
-        """Seconds of this step's part."""
-        return self.outer.remaining() - self.until
-
-    def settled(self, name: str) -> Any:
-        """What is to be decided again."""
-        return self.replay.get(name)
-
-    def settle(self, name: str, value: Any) -> None:
-        """Record a decision of this step."""
-        self.decided[name] = value
-
-    def searched(self, trials: Sequence[tuple[Trial, bool, bool, bool]]) -> None:
-        """Pass over: the report's table is of compositions."""
-
-    def kept(self) -> Sequence[Mapping[str, Any]]:
-        """Nothing: only whole candidates are kept."""
-        return ()
-
-    def keep(self, record: Mapping[str, Any]) -> None:
-        """Pass over, likewise."""
-
-    def say(self, text: str, /) -> None:
-        """As outside."""
-        self.outer.say(text)
-
-    def note(self, text: str) -> None:
-        """Leave a sentence, for when this step is taken."""
-        self.notes.append(text)
-
-    def decide(self, text: str) -> None:
-        """Say what this step chose."""
-        self.decisions.append(text)
-
-
-@dataclass(frozen=True)
-class Made:
-    """A model, and for each of its steps what it decided and what it said of that; the notes of all steps.
-
-    `effective`: its steps without those that found nothing worth doing.
-    """
-
-    model: ModelProto
-    effective: Steps = ()
-    decisions: tuple[Mapping[str, Any], ...] = ()
-    said: tuple[tuple[str, ...], ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-class Maker:
-    """Applies steps one after the other; the last few results are held, so that what begins alike is made once."""
-
-    def __init__(self, model: ModelProto, bench: Workbench) -> None:
-        self._plain, self._bench = Made(model), bench
-        self._made: dict[Steps, Made] = {}
-        self._known: dict[Steps, Mapping[str, Any]] = {}  # what the last of these steps decided
-        self._said: dict[str, tuple[str, ...]] = {}
-
-    def learn(self, steps: Steps, decisions: Sequence[Mapping[str, Any]], said: Sequence[Sequence[str]] = ()) -> None:
-        """Take over what was decided and said before, so that it is not measured again."""
-        for count, decision in enumerate(decisions, 1):
-            self._known[steps[:count]] = decision
-        for step, words in zip(steps, said, strict=False):
-            self._said.setdefault(step, tuple(words))
-
-    def make(self, steps: Steps, decisions: Sequence[Mapping[str, Any]] | None = None) -> Made:
-        """Give the model of some steps; with `decisions`, as they were decided before.
-
-        Raises EdgekitError when a step finds nothing that it could do.
-        """
-        if decisions is not None:
-            self.learn(steps, decisions)
-        if not steps:
-            return self._plain
-        if steps not in self._made:
-            before = self.make(steps[:-1])
-            self._made[steps] = self._applied(before, steps)
-            while len(self._made) > MOST_KEPT:
-                del self._made[next(iter(self._made))]
-        return self._made[steps]
-
-    def _applied(self, before: Made, steps: Steps) -> Made:
-        step, left = steps[-1], self._bench.remaining()
-        known = self._known.get(steps)
-        replay = self._hint(step) if known is None else known
-        # How far to go is searched here for what has a strength: it shall give what it is asked for.
-        is_strong = step.split()[0] in STRENGTHS
-        budget = Budget() if is_strong else Budget(max_drop=self._bench.budget.max_drop)
-        inner = Inner(self._bench, replay, (1 - INNER_SHARE) * left, budget)
-        model = STEPS.parse(step).apply(before.model, inner)
-        said = tuple(inner.decisions)
-        self._known[steps] = inner.decided
-        self._said.setdefault(step, said)
-        if said == ("replayed",):
-            said = self._said[step]
-        notes = tuple(note for note in inner.notes if note not in before.notes)
-        is_same = is_strong and _bytes(model) == _bytes(before.model)
-        effective = before.effective if is_same else (*before.effective, step)
-        decisions = (*before.decisions, inner.decided)
-        return Made(model, effective, decisions, (*before.said, said), (*before.notes, *notes))
-
-    def _hint(self, step: str) -> Mapping[str, Any]:
-        """Give what a step chose for the whole model: what runs in 8 bits is not searched for each strength anew."""
-        known = self._known.get((step,), {})
-        return {"choice": known["choice"]} if "choice" in known else {}
-
-
 class Explorer:
     """Enters candidates, the promising ones first, each after what those before it showed."""
 
@@ -266,6 +100,7 @@ class Explorer:
         self._maker, self._bench = maker, bench
         self._plain = maker.make(()).model
         self._tried: dict[Steps, Trial | None] = {}
+        self._seconds: dict[Steps, float] = {}  # that making the draft took
         self._resume()
 
     @property
@@ -366,9 +201,13 @@ class Explorer:
         return trial
 
     def _trial(self, steps: Steps) -> Trial | None:
+        left = self._bench.remaining()
         try:
-            made = self._maker.make(steps)
+            made = self._maker.make(steps, effort=DRAFT)
+            self._seconds[steps] = left - self._bench.remaining()
             trial = self._tried.get(made.effective) or self._measured(steps, made)
+            if made.effective == steps and self._is_promising(trial):
+                trial = self._measured(steps, self._maker.make(steps, effort=1.0))
         except EdgekitError as error:
             self._bench.say(f"{_name(steps)}: {error.message}")
             self._bench.keep({"typed": steps, "failed": error.message})
@@ -377,6 +216,31 @@ class Explorer:
         self._bench.keep({"typed": steps, "said": said, **record(trial)})
         self._bench.say(_figures(trial))
         return trial
+
+    def _is_promising(self, trial: Trial) -> bool:
+        """Tell whether a draft loses too much, but would not with all effort, for which there is time."""
+        if trial.decision["effort"] == 1 or self.front.keeps_outputs(trial) or not self._wants_less:
+            return False
+        limit = self._bench.budget.max_drop
+        hoped = limit is not None and HOPE * lost(trial) <= limit and self._over(trial) <= 1
+        return hoped and self._possible(_typed(trial.decision)) == 1
+
+    def _possible(self, steps: Steps) -> float:
+        """Give the effort that there is time for, in eighths."""
+        whole = self._seconds.get(steps, 0.0) / DRAFT
+        return min(1.0, math.floor(8 * self._bench.remaining() / max(whole, 1e-3)) / 8)
+
+    def finish(self) -> None:
+        """Make the best candidate again with all effort that there is time for, if it is a draft."""
+        best = self.front.best()
+        steps, effort = _typed(best.decision), self._possible(_typed(best.decision))
+        if effort <= best.decision["effort"]:
+            return
+        self._bench.say(f"finishing {best.name}")
+        made = self._maker.make(steps, best.decision["decisions"], effort)
+        trial = self._measured(steps, made)
+        if trial.drift.sqnr_db >= best.drift.sqnr_db:
+            self.front.trials[self.front.trials.index(best)] = trial
 
     def _enter(self, steps: Steps, trial: Trial | None) -> None:
         self._tried[steps] = trial
@@ -387,7 +251,7 @@ class Explorer:
         drift = Nearness.of(self._bench.drift(self._plain, made.model))
         speed = None if self._bench.foreign else Timing.of(self._bench.speed(self._plain, made.model))
         plain = [STEPS.parse(step).to_dict() for step in steps]
-        decision = {"steps": plain, "decisions": [*made.decisions]}
+        decision = {"steps": plain, "decisions": [*made.decisions], "effort": made.effort}
         bytes_ = made.model.ByteSize() + len(json.dumps(decision)) + METADATA
         return Trial(_name(steps), decision, drift, bytes_, speed)
 
@@ -400,10 +264,6 @@ def _aim(over: float, power: float) -> float:
 def _rounded(strength: float) -> float:
     """Round up: what is just too weak was in vain."""
     return min(STRONGEST, max(WEAKEST, math.ceil(100 * strength) / 100))
-
-
-def _bytes(model: ModelProto) -> bytes:
-    return model.SerializeToString(deterministic=True)
 
 
 def _name(steps: Steps) -> str:

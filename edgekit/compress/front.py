@@ -113,7 +113,7 @@ class Front:
             return self._nearest()
         near = [trial for trial in inside if self._no_matter.accepts(trial.drift)]
         if not near:
-            return min(inside, key=lambda trial: (_lost(trial), -trial.drift.sqnr_db))
+            return min(inside, key=lambda trial: (lost(trial), -trial.drift.sqnr_db))
         if self.foreign:  # times of this machine say nothing
             return min(near, key=lambda trial: trial.bytes)
         fastest = max(trial.speedup for trial in near)
@@ -134,11 +134,11 @@ class Front:
         # What loses too much for few pictures, but not for certain, may well keep its budget on those of the report.
         unsure = [t for t in cheap if limit is not None and t.drift.low is not None and t.drift.low <= limit]
         if unsure:
-            return min(unsure, key=lambda trial: (_lost(trial), -trial.drift.sqnr_db))
+            return min(unsure, key=lambda trial: (lost(trial), -trial.drift.sqnr_db))
 
         def over(trial: Trial) -> float:
-            lost = 0.0 if limit is None or self.keeps_outputs(trial) else max(_lost(trial) - limit, 0.01)
-            return max(self.costs(trial) - 1, 0.0) + POINT * lost
+            more = 0.0 if limit is None or self.keeps_outputs(trial) else max(lost(trial) - limit, 0.01)
+            return max(self.costs(trial) - 1, 0.0) + POINT * more
 
         return min(self.trials, key=lambda trial: (over(trial), -trial.drift.sqnr_db))
 
@@ -166,7 +166,7 @@ class Front:
         return taken
 
 
-def _lost(trial: Trial) -> float:
+def lost(trial: Trial) -> float:
     """Give what a trial loses; where there is no score, what its noise makes of it: a point at 20 dB, ten at 10."""
     return trial.drift.drop if trial.drift.drop is not None else 10 ** (-trial.drift.sqnr_db / 10)
 
@@ -181,5 +181,5 @@ def record(trial: Trial) -> dict[str, Any]:
 def trial_of(values: Mapping[str, Any]) -> Trial:
     """Read what `record` wrote."""
     speed = None if values["speed"] is None else Timing(**values["speed"])
-    decision = {"steps": values["steps"], "decisions": values["decisions"]}
+    decision = {name: values[name] for name in ("steps", "decisions", "effort")}
     return Trial(values["name"], decision, Nearness(**values["drift"]), values["bytes"], speed)

@@ -89,6 +89,8 @@ class Workbench(Protocol):
     exclude: tuple[str, ...]
     budget: Budget
     max_bytes: int  # of values that a run over a calibration input may hold
+    form: str  # what models are timed as: `int8` where a later step makes them that, else `as it is`
+    effort: float  # share of a long computation worth doing, 0..1: less for what is only to be compared
 
     @property
     def foreign(self) -> bool:
@@ -107,10 +109,13 @@ class Workbench(Protocol):
         """Compare outputs on the held-back pictures, at most `most` of them."""
 
     def speed(self, before: ModelProto, after: ModelProto) -> Speed:
-        """Compare latency, shortly."""
+        """Compare latency, shortly, of the models as they will run."""
 
     def node_times(self, model: ModelProto) -> Mapping[str, float]:
-        """Microseconds that each node takes, by its name, once onnxruntime has rewritten the graph for this CPU."""
+        """Microseconds that each node takes, by its name, once onnxruntime has rewritten the graph for this CPU.
+
+        Of the model as it will run.
+        """
 
     def has_time(self) -> bool:
         """Whether the time to try candidates is not over yet."""

@@ -187,9 +187,9 @@ def apply_steps(model: ModelProto, steps: Sequence[Method], bench: Bench, say: S
         bench.note(f"the original itself answers NaN or infinity in {', '.join(broken)}: the figures say little")
     if bench.only or bench.exclude:
         graph.select(current, bench.only, bench.exclude)  # a pattern that matches nothing is the user's mistake
-    for step in steps:
+    for number, step in enumerate(steps, 1):
         say(f"applying {step}")
-        bench.begin()
+        bench.begin([later.spec_name() for later in steps[number:]])
         result = step.apply(current, bench)
         check_contract(current, result, step, probe)
         current = result

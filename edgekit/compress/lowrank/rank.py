@@ -12,6 +12,7 @@ from edgekit.compress.lowrank import options, splits
 from edgekit.compress.lowrank.options import Maker, Step
 from edgekit.compress.method import STEPS, Method
 from edgekit.compress.prune.reconstruct import reconstruct
+from edgekit.compress.quantize.form import INT8
 from edgekit.compress.search import MAX_DROP, Trial, pareto
 from edgekit.errors import EdgekitError
 from edgekit.spec import option
@@ -67,6 +68,8 @@ class low_rank(Method):
         maker = self._maker(model, layers, bench)
         chosen = bench.settled("low rank")
         if chosen is None:
+            if bench.form == INT8:
+                bench.note("low-rank: timed in 8 bits, as the model will run after the steps that follow")
             chosen = self._chosen(maker)
         else:
             bench.decide("replayed")
@@ -90,7 +93,7 @@ class low_rank(Method):
     def _maker(self, model: ModelProto, layers: Sequence[Layer], bench: Workbench) -> Maker:
         """Give what is known of the model; another share needs nothing that is not known from the one before."""
         digest = hashlib.blake2b(model.SerializeToString(deterministic=True), digest_size=12).hexdigest()
-        key = f"low rank {digest} {bench.only} {bench.exclude} {self.samples}"
+        key = f"low rank {digest} {bench.form} {bench.only} {bench.exclude} {self.samples}"
         maker = bench.once(key, lambda: Maker(model, layers, self.samples, bench))
         maker.bench = bench
         return maker

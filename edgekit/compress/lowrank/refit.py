@@ -53,12 +53,7 @@ def refit(model: ModelProto, split: ModelProto, names: Sequence[str], feeds: Fee
 
 def _values(model: ModelProto, name: str, feeds: Iterable[Feed]) -> Iterator[np.ndarray]:
     """Give a value of a model for each of some inputs."""
-    part = graph.with_outputs(model, [name])
-    kept = [value for value in part.graph.output if value.name == name]
-    del part.graph.output[:]
-    part.graph.output.extend(kept)
-    graph.remove_dead(part)
-    session = open_session(part)
+    session = open_session(graph.part_making(model, [name]))
     for feed in islice(feeds, MOST):
         yield run(session, feed, [name])[0]
 

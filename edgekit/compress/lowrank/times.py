@@ -103,7 +103,7 @@ def _shares(model: ModelProto, wanted: Sequence[tuple[Layer, list[Way]]], bench:
         shares = [[each / row[0] if row[0] > 0 and each > 0 else 1.0 for each in row[1:]] for row in rows]
         return {"shares": np.array([share for row in shares for share in row])}
 
-    key = json.dumps(["low rank", [(layer.shape, ways) for layer, ways in wanted]])
+    key = json.dumps(["low rank", bench.form, [(layer.shape, ways) for layer, ways in wanted]])
     flat = iter(bench.remember(key, measured)["shares"].tolist())
     return [[next(flat) for _ in ways] for _, ways in wanted]
 

@@ -13,6 +13,7 @@ from edgekit.compress.prune import pruner, score
 from edgekit.compress.prune.groups import find_groups
 from edgekit.compress.prune.pruner import Pruner
 from edgekit.compress.prune.shortcuts import as_convolutions
+from edgekit.compress.quantize.form import INT8
 from edgekit.compress.search import Search, Trial, pareto
 from edgekit.errors import EdgekitError
 from edgekit.spec import option
@@ -27,10 +28,13 @@ if TYPE_CHECKING:
     Made = tuple[ModelProto, Gone, list[str]]
 
 _HINT = "put --prune before --int8 and --fp16; what is pruned can be quantised after"
-# What was saved may be this much less than what was asked for: latency is not known better.
-NEAR_SHARE = 0.015
+# What was saved may be this much less than what was asked for, and is near when it is off by this: latency is not known
+# better.
+SHORT_OF, NEAR_SHARE = 0.005, 0.015
 # Candidates for one share, each with an aim corrected by what the one before saved; halvings of it under a budget.
 ROUNDS, HALVINGS = 4, 4
+# So many choices for one share are fitted, with this effort, and the nearest one with all of it.
+DRAFTS, DRAFT = 4, 1 / 12
 _NAMED = 12  # groups that a note names
 
 
@@ -84,7 +88,9 @@ class prune(Method):
         """Give what is known of the model; another share needs nothing that is not known from the one before."""
         digest = hashlib.blake2b(model.SerializeToString(deterministic=True), digest_size=12).hexdigest()
         key = f"prune {digest} {bench.only} {bench.exclude} {self.samples} {self.rank} {self.repair}"
-        return bench.once(key, lambda: Pruner(model, groups, bench, self.samples, self.rank, self.repair))
+        work = bench.once(key, lambda: Pruner(model, groups, bench, self.samples, self.rank, self.repair))
+        work.bench = bench
+        return work
 
 
 class _Choice:
@@ -108,6 +114,8 @@ class _Choice:
         work, bench, share = self._work, self._bench, self._step.share
         if bench.foreign:
             bench.note("prune: all groups get smaller alike: this machine cannot time for another kind of CPU")
+        if bench.form == INT8:
+            bench.note("prune: timed in 8 bits, as the model will run after the steps that follow")
         if self._step.channels or bench.foreign:
             # Time goes with makers and readers both: with the square of the share kept.
             self._try(work.gone(work.alike(self._step.channels or 1 - (1 - share) ** 0.5)))
@@ -122,27 +130,43 @@ class _Choice:
     def _reach(self, share: float) -> float:
         """Try what saves a share of the whole graph's latency; give the share of the nodes' time that is."""
         before = _saved(self._known)
-        if before >= share - NEAR_SHARE:
+        if before >= share - SHORT_OF:
             return 0.0
         aim, found = 1 - (1 - share) / (1 - before), []
         for _ in range(ROUNDS):
             gone = self._work.gone(self._work.by_latency(aim))
             saved = _saved(self._speed(gone))
-            found.append((saved < share - NEAR_SHARE, abs(saved - share), aim, gone))
-            if abs(saved - share) <= NEAR_SHARE or not self._bench.has_time():
+            found.append((saved < share - SHORT_OF, abs(saved - share), aim))
+            if -SHORT_OF <= saved - share <= NEAR_SHARE or not self._bench.has_time():
                 break
             # What the nodes' times do not show, conversions between them, makes whole graphs save more or less.
             aim = min(0.98, aim * min(2.0, (share - before) / max(saved - before, 1e-3)))
-        *_, aim, gone = min(found, key=lambda each: each[:2])
-        self._try(gone)
+        *_, aim = min(found)
+        self._try(self._nearest(share, aim))
         return aim
+
+    def _nearest(self, share: float, aim: float) -> Gone:
+        """Give the choice for this share whose outputs are nearest once they are fitted a little."""
+        work, bench = self._work, self._bench
+        found: list[Gone] = []
+        for kept in work.variants(aim):
+            gone = work.gone(kept)
+            if gone and gone not in found and _saved(self._speed(gone)) >= share - SHORT_OF:
+                found.append(gone)
+            if len(found) == (DRAFTS if bench.effort == 1 else 1) or not bench.has_time():
+                break
+        if len(found) < 2:
+            return found[0] if found else work.gone(work.by_latency(aim))
+        reached = [bench.drift(work.model, work.make(gone, None, DRAFT)[0]).sqnr_db for gone in found]
+        bench.say(f"pruned in {len(found)} ways, outputs at {', '.join(f'{each:.1f}' for each in reached)} dB")
+        return found[max(range(len(found)), key=lambda place: reached[place])]
 
     def _halve(self, high: float) -> None:
         """Try less until the outputs are as near as the budget wants, then more again."""
         low = 0.0
         for _ in range(HALVINGS):
             aim = (low + high) / 2
-            trial = self._try(self._work.gone(self._work.by_latency(aim)))
+            trial = self._try(self._work.gone(self._work.variants(aim)[0]))
             if trial is not None and not self._search.near(trial):
                 high = aim
             else:
@@ -180,7 +204,7 @@ class _Choice:
         trials, bench = self._search.trials, self._bench
         fast = [trial for trial in trials if bench.foreign or (trial.speed and trial.speed.verdict == "faster")]
         inside = [trial for trial in fast if bench.budget.max_drop is None or self._search.near(trial)]
-        enough = [trial for trial in inside if _saved(trial.speed) >= share - NEAR_SHARE]
+        enough = [trial for trial in inside if _saved(trial.speed) >= share - SHORT_OF]
         taken = max(enough, key=lambda trial: trial.drift.sqnr_db) if enough else None
         taken = taken or max(inside, key=lambda trial: trial.speedup, default=None)
         front = pareto(trials)

@@ -146,15 +146,7 @@ def _read(layer: Layer) -> Read:
 
 def _stages(model: ModelProto, some: Sequence[Layer]) -> list[list[Layer]]:
     """Group layers by how many of them lie before them on the longest way from an input; STAGES groups at most."""
-    known = {layer.node for layer in some}
-    reached: dict[str, int] = {}
-    depths: dict[str, int] = {}
-    for node in model.graph.node:
-        depth = max((reached.get(name, 0) for name in graph.reads(node)), default=0)
-        if node.name in known:
-            depths[node.name] = depth
-            depth += 1
-        reached.update({name: depth for name in node.output if name})
+    depths = graph.depths(model, {layer.node for layer in some})
     deepest = max(depths.values(), default=0) + 1
     stages: dict[int, list[Layer]] = {}
     for layer in some:
@@ -186,7 +178,7 @@ def _moments(
     found = {key: (Moments.empty(*shape), Moments.empty(*shape)) for key, shape in shapes.items()}
     fed = {entry.name for entry in graph.inputs(model)}
     names = list(dict.fromkeys(layer.source for layer in some if layer.source not in fed))
-    sessions = [open_session(_until(one, names)) for one in (model, pruned)] if names else []
+    sessions = [open_session(graph.part_making(one, names)) for one in (model, pruned)] if names else []
     for number, feed in enumerate(feeds):
         values = [dict(zip(names, run(session, feed, names), strict=True)) for session in sessions] or [{}, {}]
         for key, layer in readers.items():
@@ -194,16 +186,6 @@ def _moments(
             x, y = (layer.rows(array, number, POSITIONS).transpose(1, 2, 0) for array in arrays)
             found[key][number % CHECKED == CHECKED - 1].add(x, y)
     return found
-
-
-def _until(model: ModelProto, names: Sequence[str]) -> ModelProto:
-    """Give the part of a model that makes these values."""
-    part = graph.with_outputs(model, names)
-    kept = [value for value in part.graph.output if value.name in names]
-    del part.graph.output[:]
-    part.graph.output.extend(kept)
-    graph.remove_dead(part)
-    return part
 
 
 def _fit(model: ModelProto, result: Outcome, layer: Layer, count: int, fitting: Moments, checking: Moments) -> None:

@@ -11,6 +11,7 @@ normalisation was folded have weights of all sizes.
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 # How often each picture is seen: a small net of eight layers came 1.8 points nearer than with a quarter of it.
 EPOCHS = 96
 BATCH = 16
+# Parts of a batch whose gradients are worked out at the same time: always so many, so that sums do not change.
+PARTS = 2
 # The first steps' size relative to that of the tensor; it falls to nothing along half a cosine. The second is for nets
 # that the first leads astray: where every layer was pruned, the outputs alone are left to compare.
 RATES = (0.02, 0.005)
@@ -51,13 +54,13 @@ HELD = 4
 
 
 def reconstruct(
-    original: ModelProto, pruned: ModelProto, bench: Workbench, samples: int = 256, epochs: int = EPOCHS
+    original: ModelProto, pruned: ModelProto, bench: Workbench, samples: int = 256, epochs: float = EPOCHS
 ) -> ModelProto:
     """Give the pruned model with weights by which it answers nearer to the original, or as it is when none are found.
 
-    Values of the two models with one name are taken for the same. `epochs` is how often each of at most `samples`
-    calibration inputs is seen; fewer for nets so large that it would take more than some minutes. Kept only when the
-    answers on held-back pictures get nearer. The same bytes every time.
+    Values of the two models with one name are taken for the same. `epochs`, times the effort of `bench`, is how often
+    each of at most `samples` calibration inputs is seen; fewer for nets so large that it would take more than some
+    minutes. Kept only when the answers on held-back pictures get nearer. The same bytes every time.
     """
     feeds = _held(bench.feeds(samples), bench.max_bytes // 4)
     work = _Work.of(original, pruned, feeds, bench)
@@ -65,7 +68,7 @@ def reconstruct(
         return pruned
     before = bench.drift(original, pruned)
     for rate in RATES:
-        made = work.descend(feeds, epochs, rate, bench.seed)
+        made = work.descend(feeds, max(1, round(bench.effort * epochs)), rate, bench.seed)
         if _is_nearer(bench.drift(original, made), before):
             return made
     return pruned
@@ -100,6 +103,7 @@ class _Work:
     slopes: Any
     trained: list[str]
     batch: int
+    workers: int
     products: float
 
     @classmethod
@@ -108,15 +112,16 @@ class _Work:
             return None
         single = _values(pruned, feeds[0])
         held = HELD * sum(array.nbytes for array in single.values())
-        batch = min(BATCH, len(feeds), max(1, bench.max_bytes // max(held, 1)))
         if held > bench.max_bytes:
             return None
+        batch = max(1, min(BATCH // PARTS, len(feeds) // PARTS, bench.max_bytes // PARTS // max(held, 1)))
+        workers = min(PARTS, bench.max_bytes // max(held, 1))
         if batch > 1 and not _takes_batches(pruned, feeds[0]):
             batch = 1
         watched = _watched(original, pruned, single, _values(original, feeds[0]))
         if not watched:
             return None
-        goals = open_session(_giving(original, watched))
+        goals = open_session(graph.part_making(original, watched))
         some = [run(goals, feed, watched) for feed in feeds[: 2 * BATCH]]
         first = _stacked(feeds[:batch])
         shapes = {name: array.shape for name, array in _values(pruned, first).items()}
@@ -130,7 +135,8 @@ class _Work:
             return None
         kept = tuple(factors)
         products = _products(pruned, {name: array.shape for name, array in single.items()})
-        return cls(pruned, kept, open_session(_giving(original, kept)), open_session(made), trained, batch, products)
+        goals = open_session(graph.part_making(original, kept))
+        return cls(pruned, kept, goals, open_session(made), trained, batch, workers, products)
 
     def descend(self, feeds: Sequence[Feed], epochs: int, first_rate: float, seed: int) -> ModelProto:
         tensors = graph.initializers(self.pruned)
@@ -141,39 +147,43 @@ class _Work:
         second = {name: np.zeros_like(values) for name, values in weights.items()}
         epochs = max(1, min(epochs, int(MOST_PRODUCTS / max(1.0, self.products * len(feeds)))))
         rng = np.random.default_rng(seed)
-        total = epochs * (len(feeds) // BATCH or 1)
-        for step, some in enumerate(_batches(feeds, epochs, rng), 1):
-            slopes = self._slopes(some, weights)
-            rate = first_rate * 0.5 * (1 + math.cos(math.pi * step / total)) * min(1.0, step / WARM_UP)
-            for name in self.trained:
-                slope = slopes[name]
-                first[name] = _DECAY * first[name] + (1 - _DECAY) * slope
-                second[name] = _SQUARE_DECAY * second[name] + (1 - _SQUARE_DECAY) * np.square(slope)
-                steep = np.sqrt(second[name] / (1 - _SQUARE_DECAY**step)) + 1e-12
-                move = first[name] / (1 - _DECAY**step) / steep
-                weights[name] = weights[name] - np.float32(rate * typical[name]) * move
+        size = min(BATCH, len(feeds)) // self.batch * self.batch
+        total = epochs * (len(feeds) // size)
+        with ThreadPoolExecutor(self.workers) as pool:
+            for step, some in enumerate(_batches(feeds, epochs, size, rng), 1):
+                slopes = self._slopes(some, weights, pool)
+                rate = first_rate * 0.5 * (1 + math.cos(math.pi * step / total)) * min(1.0, step / WARM_UP)
+                for name in self.trained:
+                    slope = slopes[name]
+                    first[name] = _DECAY * first[name] + (1 - _DECAY) * slope
+                    second[name] = _SQUARE_DECAY * second[name] + (1 - _SQUARE_DECAY) * np.square(slope)
+                    steep = np.sqrt(second[name] / (1 - _SQUARE_DECAY**step)) + 1e-12
+                    move = first[name] / (1 - _DECAY**step) / steep
+                    weights[name] = weights[name] - np.float32(rate * typical[name]) * move
         made = graph.copy(self.pruned)
         for tensor in made.graph.initializer:
             if tensor.name in weights and np.isfinite(weights[tensor.name]).all():
                 tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
         return made
 
-    def _slopes(self, some: Sequence[Feed], weights: Arrays) -> Arrays:
-        """Give the gradient over a batch, part by part where the model takes one picture at a time."""
-        outputs = [f"gradient_of_{name}" for name in self.trained]
+    def _slopes(self, some: Sequence[Feed], weights: Arrays, pool: ThreadPoolExecutor) -> Arrays:
+        """Give the gradient over a batch, part by part."""
+        parts = [some[start : start + self.batch] for start in range(0, len(some), self.batch)]
         found: Arrays = {}
-        for start in range(0, len(some), self.batch):
-            feed = _stacked(some[start : start + self.batch])
-            goals = run(self.original, feed, self.watched)
-            given = {f"goal_{name}": goal for name, goal in zip(self.watched, goals, strict=True)}
-            for name, slope in zip(self.trained, run(self.slopes, {**feed, **given, **weights}, outputs), strict=True):
+        for slopes in pool.map(lambda part: self._part(part, weights), parts):
+            for name, slope in zip(self.trained, slopes, strict=True):
                 found[name] = found[name] + slope if name in found else slope
         return found
 
+    def _part(self, some: Sequence[Feed], weights: Arrays) -> list[np.ndarray]:
+        feed = _stacked(some)
+        goals = run(self.original, feed, self.watched)
+        given = {f"goal_{name}": goal for name, goal in zip(self.watched, goals, strict=True)}
+        return run(self.slopes, {**feed, **given, **weights}, [f"gradient_of_{name}" for name in self.trained])
 
-def _batches(feeds: Sequence[Feed], epochs: int, rng: np.random.Generator) -> Iterator[list[Feed]]:
+
+def _batches(feeds: Sequence[Feed], epochs: int, size: int, rng: np.random.Generator) -> Iterator[list[Feed]]:
     """Give the inputs in batches, in another order each time, mirrored and shifted at random."""
-    size = min(BATCH, len(feeds))
     for _ in range(epochs):
         order = rng.permutation(len(feeds))
         for start in range(0, len(feeds) - size + 1, size):
@@ -244,16 +254,6 @@ def _watched(original: ModelProto, pruned: ModelProto, now: Arrays, before: Arra
     maps = [node.input[0] for node in pruned.graph.node if node.op_type in _POOLS]
     names = [name for name in dict.fromkeys([*reads, *maps, *outputs]) if name in makers and name in before]
     return [name for name in names if before[name].shape == now[name].shape and now[name].dtype == np.float32]
-
-
-def _giving(model: ModelProto, names: Sequence[str]) -> ModelProto:
-    """Give the part of a model that makes these values."""
-    part = graph.with_outputs(model, names)
-    kept = [value for value in part.graph.output if value.name in names]
-    del part.graph.output[:]
-    part.graph.output.extend(kept)
-    graph.remove_dead(part)
-    return part
 
 
 def _products(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> float:

@@ -171,9 +171,5 @@ def added(model: ModelProto, layer: Layer) -> list[str]:
 def _opened(model: ModelProto, names: Sequence[str]) -> tuple[object, list[str]]:
     """Open the part of a model that makes these values, inputs aside; give the session and their names."""
     fed = {entry.name for entry in graph.inputs(model)}
-    part = graph.with_outputs(model, [name for name in names if name not in fed])
-    kept = [value for value in part.graph.output if value.name in names]
-    del part.graph.output[:]
-    part.graph.output.extend(kept)
-    graph.remove_dead(part)
-    return open_session(part), [value.name for value in kept]
+    part = graph.part_making(model, [name for name in names if name not in fed])
+    return open_session(part), list(graph.output_names(part))

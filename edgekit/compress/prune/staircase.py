@@ -104,7 +104,8 @@ def measure(model: ModelProto, units: Sequence[Unit], bench: Workbench) -> Stair
         return found
 
     # The plan follows from the model and these units; what was timed once on this machine need not be again.
-    made = bench.remember(f"staircase {digest} {sorted(touched)} {[sorted(kept.items()) for kept in plan]}", time_all)
+    plans = [sorted(kept.items()) for kept in plan]
+    made = bench.remember(f"staircase {digest} {bench.form} {sorted(touched)} {plans}", time_all)
     times = _unpacked("", made)
     factors: dict[str, dict[int, dict[str, float]]] = {unit.name: {} for unit in units}
     added: dict[str, dict[int, float]] = {unit.name: {} for unit in units}

@@ -108,15 +108,7 @@ def _waves(model: ModelProto, layers: Sequence[NodeProto]) -> list[list[NodeProt
     A wave never holds two layers one behind the other: both would take off the same error, which in a deep net grows
     from wave to wave.
     """
-    names = {node.name for node in layers}
-    reached: dict[str, int] = {}
-    depths: dict[str, int] = {}
-    for node in model.graph.node:
-        depth = max((reached.get(name, 0) for name in graph.reads(node)), default=0)
-        if node.name in names:
-            depths[node.name] = depth
-            depth += 1
-        reached.update({name: depth for name in node.output if name})
+    depths = graph.depths(model, {node.name for node in layers})
     deepest = max(depths.values())
     count = min(deepest + 1, WAVES)
     chosen = [deepest * number // max(count - 1, 1) for number in range(count)]
@@ -130,22 +122,12 @@ def _output_means(model: ModelProto, layers: Sequence[NodeProto], feeds: Sequenc
     names = list(dict.fromkeys(made.values()))
     if not names:
         return {}
-    session = open_session(_cut(model, names))
+    session = open_session(graph.part_making(model, names))
     rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for feed in feeds:
         for name, array in zip(names, run(session, feed, names), strict=True):
             rows[name].append(_channel_mean(array))
     return {node: np.stack(rows[name]) for node, name in made.items()}
-
-
-def _cut(model: ModelProto, names: Sequence[str]) -> ModelProto:
-    """Give the part of a model that makes these values."""
-    part = graph.with_outputs(model, names)
-    kept = [value for value in part.graph.output if value.name in names]
-    del part.graph.output[:]
-    part.graph.output.extend(kept)
-    graph.remove_dead(part)
-    return part
 
 
 def _mean_gap(goal: np.ndarray | None, seen: np.ndarray | None) -> np.ndarray | None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from edgekit.compress.method import Workbench
+    from edgekit.compress.method import Feed, Workbench
 
 # Nanoseconds a number, to 8 bits and back, with the change between onnxruntime's blocked and its NHWC layout (measured
 # with AVX512; with half or double as much the model of the cut was as fast within 1 %).
@@ -50,11 +50,16 @@ class Times:
     @classmethod
     def measure(cls, model: ModelProto, quantized: ModelProto, bench: Workbench) -> Times:
         """Time the nodes of a float model, and of the same with everything in 8 bits that can be."""
-        constant = graph.initializers(model)
         feed = next(iter(bench.feeds(1)))
+        return cls.of(model, feed, bench.node_times(model), bench.node_times(quantized))
+
+    @classmethod
+    def of(cls, model: ModelProto, feed: Feed, plain: Mapping[str, float], eight: Mapping[str, float]) -> Times:
+        """Give what the nodes of a float model cost, their values as large as for this input."""
+        constant = graph.initializers(model)
         counts = {name: int(array.size) for name, array in feed.items()}
         counts |= {name: size // 4 for name, size in ranges.sizes(model, feed).items() if name not in constant}
-        return cls(bench.node_times(model), bench.node_times(quantized), counts)
+        return cls(plain, eight, counts)
 
     def priced(self, noise: Mapping[str, float], price: float) -> Times:
         """Add the price of its noise (relative to the outputs' power) to each node's time in 8 bits.

@@ -93,7 +93,8 @@ class _Part:
 
     def __init__(self, model: ModelProto, names: Sequence[str]) -> None:
         # Most of its memory goes to what it gives out, so planning the rest by a pattern only costs time.
-        self._session = open_session(_giving(model, names), memory_pattern=False)
+        part = graph.part_making(model, names) if names else model
+        self._session = open_session(part, memory_pattern=False)
         self.kinds = {value.name: value.type for value in (*self._session.get_inputs(), *self._session.get_outputs())}
         self._names = names
 
@@ -270,16 +271,6 @@ class _Origins:
             if not node.attribute:
                 return node.input[0], _Rule(lambda values: np.clip(values, low, high))
         return node.input[0] if node.input else "", _RULES.get(node.op_type)
-
-
-def _giving(model: ModelProto, names: Sequence[str]) -> ModelProto:
-    """Give a copy whose only outputs are these values."""
-    made = graph.copy(model)
-    if names:
-        del made.graph.output[:]
-        made.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-        graph.remove_dead(made)
-    return made
 
 
 def _groups(model: ModelProto, names: Sequence[str], feed: Feed, most: int) -> Iterator[list[str]]:
