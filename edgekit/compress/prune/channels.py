@@ -35,6 +35,8 @@ SHORT_OF, NEAR_SHARE = 0.005, 0.015
 ROUNDS, HALVINGS = 4, 4
 # So many choices for one share are fitted, with this effort, and the nearest one with all of it.
 DRAFTS, DRAFT = 4, 1 / 12
+# Without --max-drop as much is pruned as was asked for, unless a quarter of the outputs' power would be noise.
+USELESS_DB = 6.0
 _NAMED = 12  # groups that a note names
 
 
@@ -123,7 +125,7 @@ class _Choice:
         if not any(work.stairs.steps(unit.name) for unit in work.units):
             return self._nothing("no smaller number of channels is faster here")
         high = self._reach(share)
-        if bench.budget.max_drop is not None and not self._near():
+        if not any(map(self._is_near, self._search.trials)):
             self._halve(high)
         return self._best(share)
 
@@ -167,15 +169,18 @@ class _Choice:
         for _ in range(HALVINGS):
             aim = (low + high) / 2
             trial = self._try(self._work.gone(self._work.variants(aim)[0]))
-            if trial is not None and not self._search.near(trial):
+            if trial is not None and not self._is_near(trial):
                 high = aim
             else:
                 low = aim
             if not self._bench.has_time():
                 return
 
-    def _near(self) -> bool:
-        return any(self._search.near(trial) for trial in self._search.trials)
+    def _is_near(self, trial: Trial) -> bool:
+        if self._bench.budget.max_drop is not None:
+            return self._search.near(trial)
+        as_told = bool(self._step.channels) or self._step.repair != pruner.AUTO
+        return as_told or trial.drift.sqnr_db >= USELESS_DB
 
     def _speed(self, gone: Gone) -> Speed:
         for known, speed in self._speeds:
@@ -203,7 +208,7 @@ class _Choice:
         """Take what saves the share with the nearest outputs, else what saves most; nothing that is not faster."""
         trials, bench = self._search.trials, self._bench
         fast = [trial for trial in trials if bench.foreign or (trial.speed and trial.speed.verdict == "faster")]
-        inside = [trial for trial in fast if bench.budget.max_drop is None or self._search.near(trial)]
+        inside = [trial for trial in fast if self._is_near(trial)]
         enough = [trial for trial in inside if _saved(trial.speed) >= share - SHORT_OF]
         taken = max(enough, key=lambda trial: trial.drift.sqnr_db) if enough else None
         taken = taken or max(inside, key=lambda trial: trial.speedup, default=None)
@@ -211,7 +216,8 @@ class _Choice:
         rows = sorted(trials, key=lambda trial: -trial.speedup)
         bench.searched([(trial, self._search.within(trial), trial in front, trial is taken) for trial in rows])
         if taken is None:
-            why = "what is faster is over --max-drop" if fast else "no candidate is faster here"
+            given = "is over --max-drop" if bench.budget.max_drop is not None else "answers too differently"
+            why = f"what is faster {given}" if fast else "no candidate is faster here"
             return self._nothing(why if trials else "shortcuts as convolutions save as much")
         self._tell(taken, share)
         return self._made[trials.index(taken)]
@@ -219,6 +225,10 @@ class _Choice:
     def _nothing(self, reason: str) -> Made:
         self._bench.decide(f"nothing pruned: {reason}")
         return graph.copy(self._work.model), {}, []
+
+    def _why_less(self) -> str:
+        is_near = all(map(self._is_near, self._search.trials))
+        return "no more can be saved" if is_near else "with more, too much of the outputs would be noise"
 
     def _tell(self, taken: Trial, share: float) -> None:
         bench, gone = self._bench, taken.decision["gone"]
@@ -229,8 +239,8 @@ class _Choice:
         bench.note(f"prune: channels of {', '.join(shown)}{more}")
         saved = _saved(taken.speed)
         if share and saved < share - NEAR_SHARE:
-            why = "as far as --max-drop allows" if bench.budget.max_drop is not None else "no more can be saved"
-            bench.note(f"prune: {saved:.0%} of the latency saved, not {share:.0%}: {why}")
+            given = "as far as --max-drop allows" if bench.budget.max_drop is not None else self._why_less()
+            bench.note(f"prune: {saved:.0%} of the latency saved, not {share:.0%}: {given}")
 
 
 def _allowed(model: ModelProto, found: Groups, bench: Workbench) -> list[Group]:
