@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 
 from edgekit.augment.corrupt import NAMES, suite
+from edgekit.augment.draws import generator
 from edgekit.augment.op import apply
-from edgekit.augment.variants import generator
 from edgekit.data.sample import Sample
 
 COUNT, SIDE, SHORT = 10, 224, 256

@@ -664,3 +664,33 @@ def test_verbose_says_how_far_from_its_codecs_a_run_was(edgekit, pictures):
 def test_pads_in_a_row_do_not_grow_without_end(edgekit, pictures):
     done = edgekit("augment", pictures, *(["--pad", "1"] * 9), "-n", "1", timeout=60)
     assert (done.code, "too large to be made" in done.err) == (2, True)
+
+
+def test_colours_that_no_op_asks_for_are_left_as_opencv_has_them(monkeypatch):
+    from edgekit.augment.op import OPS, Op
+    from edgekit.augment.variants import Recipe, outputs
+
+    data = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8))[1].tobytes()
+    ops = ("vflip", "rotate 15", "brightness 0.3", "pad 0.1")
+    recipe = Recipe(tuple(OPS.parse(text) for text in ops), copies=3)
+    made = [list(outputs(recipe, "a.jpg", None, data, frozenset()))]
+    monkeypatch.setattr(Op, "treats_alike", classmethod(lambda _: False))
+    made.append(list(outputs(recipe, "a.jpg", None, data, frozenset())))
+    assert made[0] == made[1]
+    assert len(made[0]) == 4
+
+
+def test_names_of_variants():
+    from edgekit.augment.names import variant_name
+
+    taken = frozenset({"b/cat.jpg", "b/cat__k02.jpg", "b", "b/a.gif.png"})
+    wanted = {
+        ("b/cat.jpg", ".jpg"): "b/cat__k02_.jpg",
+        ("b/dog.jpg", ".jpg"): "b/dog__k02.jpg",
+        ("a.gif", ".png"): "a.gif__k02.png",
+        ("b/a.gif", ".png"): "b/a.gif___k02.png",
+        ("b.c/.hidden", ""): "b.c/.hidden__k02",
+        ("no", ""): "no__k02",
+        ("odd.", ".png"): "odd.__k02.png",
+    }
+    assert {key: variant_name(key[0], 2, key[1], taken) for key in wanted} == wanted

@@ -16,11 +16,12 @@ from conftest import picture, rows, save, tree_digest
 from edgekit.augment import corrupt, corrupt_blur, corrupt_digital, corrupt_noise, corrupt_weather, preview
 from edgekit.augment import run as line
 from edgekit.augment.corrupt import NAMES, corruption, suite
+from edgekit.augment.draws import generator
 from edgekit.augment.field import Field
 from edgekit.augment.op import apply
 from edgekit.augment.plan import evaluation, plan
 from edgekit.augment.settings import augment
-from edgekit.augment.variants import Recipe, generator
+from edgekit.augment.variants import Recipe
 from edgekit.cli import corruptions
 from edgekit.cli.signature import Typed
 from edgekit.data.folder import scan

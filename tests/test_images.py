@@ -264,6 +264,18 @@ def ink_jpeg(inks, adobe):
     return b"\xff\xd8" + marks + tables + segment(0xDA, start) + scan + b"\xff\xd9"
 
 
+@pytest.mark.parametrize("mode", ["grey", "rgb", "cmyk"])
+def test_swapped_colours_give_the_same_pixels_and_bytes(mode):
+    data = encode(smooth()[..., :1] if mode == "grey" else smooth(), "jpeg")
+    if mode == "cmyk":
+        data = ink_jpeg((200, 100, 50, 255), adobe=True)
+    usual, swapped = decode(data), decode(data, swapped=True)
+    assert (usual.swapped, swapped.swapped) == (False, mode != "grey")
+    assert np.array_equal(usual.pixels, swapped.pixels[..., ::-1] if swapped.swapped else swapped.pixels)
+    assert encode(usual.pixels, "jpeg") == encode(swapped.pixels, "jpeg", swapped=swapped.swapped)
+    assert not decode(encode(smooth(), "png"), swapped=True).swapped
+
+
 @pytest.mark.parametrize("adobe", [True, False])
 @pytest.mark.parametrize("inks", [(255, 255, 255, 255), (200, 100, 50, 255), (255, 30, 90, 128), (0, 0, 0, 0)])
 def test_cmyk_jpeg_becomes_rgb(inks, adobe):

@@ -154,6 +154,22 @@ def test_same_generator_gives_same_bytes_and_replay_is_exact(cls, channels, dtyp
         assert same(once, applied(op, written, sample)), sample.size
 
 
+@pytest.mark.parametrize("cls", [cls for cls in ALL if cls.treats_alike()], ids=lambda cls: cls.spec_name())
+def test_the_order_of_channels_does_not_matter_to_ops_that_say_so(cls):
+    op = cls()
+    sample = replace(labelled((64, 48)), objects=(), mask=None)
+    params, forth = drawn(op, sample)
+    swapped, back = drawn(op, replace(sample, image=np.ascontiguousarray(sample.image[..., ::-1])))
+    assert params == swapped
+    assert np.array_equal(forth.image, back.image[..., ::-1])
+
+
+def test_most_that_look_at_colours_do_not_say_so():
+    names = {cls.spec_name() for cls in ALL if cls.treats_alike()}
+    assert names >= {"flip", "rot90", "rotate", "crop", "elastic", "brightness", "gamma"}
+    assert not names & {"hue", "saturation", "noise", "cutout", "mosaic", "augmix", "jpeg", "equalize"}
+
+
 def assert_fits(one: Object, size: tuple[int, int]) -> None:
     """Everything of an object lies inside the frame, but the corners of a rectangle that was cut."""
     limits = np.array(size, np.float64)

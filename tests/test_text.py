@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import Ran, picture, rows, save, tree_digest
+from edgekit.augment.draws import generator
 from edgekit.augment.op import OPS
 from edgekit.augment.policy import AUGMIX, RAND, TRIVIAL
 from edgekit.augment.text.graphemes import clusters
 from edgekit.augment.text.op import TEXT_OPS
 from edgekit.augment.text.rows import look
 from edgekit.augment.text.run import Recipe, Tally, draw, outputs, variants
-from edgekit.augment.variants import generator
 from edgekit.cli import app
 from edgekit.cli.console import Console
 from edgekit.data.sample import Sample

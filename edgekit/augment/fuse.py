@@ -16,9 +16,9 @@ Consecutive tables are one, exactly. The order of steps is kept.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from edgekit.augment import warp
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Size = tuple[int, int]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # not frozen, here and below: it would take three times as long to make one
 class _Motion:
     """One or more moves: a matrix from a picture of size `source` to one of `size`, (width, height).
 
@@ -49,18 +49,20 @@ class _Motion:
     fill: float = 0.0
     keeps: bool = False
 
-    @cached_property
+    @property
     def reach(self) -> warp.Reach:
         """What it does with pixels."""
         return warp.reach(self.matrix, self.source, self.size)
 
     def then(self, other: _Motion) -> _Motion | None:
         """Give both as one, or None where that would be another picture."""
-        before, after = self.reach, other.reach
-        shown = self
+        before, shown = self.reach, self
+        if before.copied and before.whole and not self.keeps:
+            return _Motion(other.matrix @ self.matrix, self.source, other.size, other.border, other.fill, other.keeps)
+        after = other.reach
         if before.copied and before.whole:
             shown = other
-            keeps = other.keeps or (self.keeps and after.copied and after.whole)
+            keeps = other.keeps or (after.copied and after.whole)
         elif after.copied and after.inside and (before.copied or not before.aligned):
             keeps = self.keeps and after.whole
         elif before.copied and before.inside and after.inside:
@@ -84,20 +86,29 @@ class _Motion:
         return self.border == other.border and (self.border != "constant" or self.fill == other.fill)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Table:
     """One or more lookups."""
 
     table: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Step:
     """A step that stays by itself."""
 
     op: Op
     params: dict[str, Any]
     partners: Sequence[Sample]
+
+
+_UNTURNED = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+@functools.lru_cache(maxsize=16)
+def _empty(shape: tuple[int, int, int], kind: np.dtype[Any]) -> np.ndarray:
+    """Give a picture that takes no memory."""
+    return np.broadcast_to(np.zeros((), kind), shape)
 
 
 class Pending:
@@ -119,8 +130,10 @@ class Pending:
             return self.finish()
         if self._outline is None or self._outline.size != self._size:
             pixels = self._sample.image
-            empty = np.broadcast_to(np.zeros((), pixels.dtype), (*self._size[::-1], pixels.shape[2]))
-            self._outline = replace(self._sample, image=empty, mask=None, objects=())
+            bare = self._sample
+            if bare.mask is not None or bare.objects:
+                bare = replace(bare, mask=None, objects=())
+            self._outline = bare.with_image(_empty((*self._size[::-1], pixels.shape[2]), pixels.dtype))
         return self._outline
 
     @property
@@ -132,11 +145,14 @@ class Pending:
         if self._begun or len(self._queue) > 1:
             return None
         if not self._queue:
-            return tuple(np.eye(3).flat)
+            return _UNTURNED
         only = self._queue[0]
-        if not isinstance(only, _Motion) or not (only.reach.copied and only.reach.whole):
+        if not isinstance(only, _Motion):
             return None
-        return tuple(only.matrix.flat)
+        reach = only.reach
+        if not (reach.copied and reach.whole):
+            return None
+        return tuple(only.matrix.ravel().tolist())
 
     def add(self, op: Op, params: dict[str, Any], partners: Sequence[Sample] = ()) -> None:
         """Note a step; raises EdgekitError when it cannot be taken."""
@@ -186,7 +202,7 @@ class Pending:
 
     def _take(self, task: _Motion | _Table | _Step) -> None:
         if isinstance(task, _Table):
-            self._sample = replace(self._sample, image=lookup(self._sample.image, task.table))
+            self._sample = self._sample.with_image(lookup(self._sample.image, task.table))
             return
         partners: Sequence[Sample] = ()
         if isinstance(task, _Motion):

@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,29 +39,26 @@ class Fact:
     done: pool.Done
     values: Mapping[str, Any]
 
-
-def row(done: pool.Done, values: Mapping[str, Any], rows: Any) -> dict[str, Any]:
-    """Make the row of a fact; rows: its rows in the manifest, or how many there are."""
-    return {
-        "source": done.key,
-        "sha256": done.sha256,
-        "labels": done.labels,
-        "plan": dict(values),
-        "partners": done.used,
-        "rows": rows,
-        "made": files.sha256("".join(map(manifest.line, done.rows)).encode("ascii")),
-        "bytes": done.bytes,
-        "left_out": done.left_out,
-        "mended": done.mended,
-        "passed": done.passed,
-        "rejected": done.rejected is not None,
-        "entries": list(done.entries),
-    }
-
-
-def line(done: pool.Done, values: Mapping[str, Any], rows: Any) -> str:
-    """Write a fact as a line; what a layout keeps may hold NaN."""
-    return json.dumps(row(done, values, rows), ensure_ascii=True) + "\n"
+    @cached_property
+    def line(self) -> str:
+        """It as a line of JSON; what a layout keeps may hold NaN."""
+        done = self.done
+        row = {
+            "source": done.key,
+            "sha256": done.sha256,
+            "labels": done.labels,
+            "plan": dict(self.values),
+            "partners": done.used,
+            "rows": len(done.rows),
+            "made": files.sha256(done.lines.encode("ascii")),
+            "bytes": done.bytes,
+            "left_out": done.left_out,
+            "mended": done.mended,
+            "passed": done.passed,
+            "rejected": done.rejected is not None,
+            "entries": list(done.entries),
+        }
+        return json.dumps(row) + "\n"
 
 
 def _fact(said: Mapping[str, Any], rows: Iterable[dict[str, Any]]) -> Fact:
@@ -88,8 +86,9 @@ class Journal:
         self._write(json.dumps(identity) + "\n")
 
     def add(self, fact: Fact) -> None:
-        """Write a finished source down: it outlives the process, whatever ends that."""
-        self._write(line(fact.done, fact.values, list(fact.done.rows)))
+        """Write a finished source down, its rows too: it outlives the process, whatever ends that."""
+        rows = fact.done.lines.removesuffix("\n").replace("\n", ", ")  # JSON itself has no line breaks
+        self._write(fact.line.removesuffix("}\n") + f', "made_rows": [{rows}]}}\n')
 
     def _write(self, text: str) -> None:
         self._file.write(text)
@@ -126,7 +125,7 @@ class Past:
         with suppress(*DAMAGED):
             said = json.loads(next(self._lines(name, offset)))
             if not others:
-                return _fact(said, said["rows"])
+                return _fact(said, said["made_rows"])
             lines = self._lines(*others[0])
             return _fact(said, [json.loads(next(lines)) for _ in range(said["rows"])])
         return None
@@ -238,7 +237,7 @@ def process(
     workers: int,
     say: Callable[[str], None],
     progress: Callable[[int, int], None] | None = None,
-) -> Generator[tuple[pool.Done, Past | None]]:
+) -> Generator[tuple[Fact, Past | None]]:
     """Process the sources, or take them over from the first of `pasts` that has them; give each one, and that past.
 
     The stage holds nothing else then but its journals and records.
@@ -259,7 +258,7 @@ def process(
                     files.link(past.folder / name, job.stage / name)
             if fact.done.rejected is None and (past is None or past.folder != job.stage):
                 journal.add(fact)
-            yield fact.done, past
+            yield fact, past
 
 
 def _reusable(

@@ -19,18 +19,19 @@ def variant_name(key: str, number: int, suffix: str, keys: AbstractSet[str], *, 
     whole: keep the source's suffix in the name anyway. Deterministic; names over 255 bytes are cut and carry 8 digits
     of the key's digest.
     """
-    path = PurePosixPath(key)
-    stem = path.stem
-    if suffix != path.suffix or whole:
-        stem = path.name
-        while str(path.with_name(stem + suffix)) in keys:  # that source's variants would be called the same
+    folder, slash, file = key.rpartition("/")  # text, and no paths: they would take most of the time of a draw
+    place = file.rfind(".")
+    stem, own = (file[:place], file[place:]) if 0 < place < len(file) - 1 else (file, "")
+    if suffix != own or whole:
+        stem = file
+        while f"{folder}{slash}{stem}{suffix}" in keys:  # that source's variants would be called the same
             stem += "_"
     tail = f"__k{number:02d}"
-    name = _fit(stem, tail + suffix, key)
-    while str(path.with_name(name)) in keys:
+    name = folder + slash + _fit(stem, tail + suffix, key)
+    while name in keys:
         tail += "_"
-        name = _fit(stem, tail + suffix, key)
-    return str(path.with_name(name))
+        name = folder + slash + _fit(stem, tail + suffix, key)
+    return name
 
 
 def same_name(path: PurePosixPath, suffix: str, keys: AbstractSet[str]) -> str:

@@ -59,6 +59,12 @@ class Op(Spec):
 
     p: float = probability(1.0)
 
+    @classmethod
+    def treats_alike(cls) -> bool:
+        """Tell whether it does the same to all channels, so that their order does not matter."""
+        moves = cls.pixels is Op.pixels and (cls.matrix is not Op.matrix or cls.field is not Op.field)
+        return (moves or cls.table is not Op.table) and cls.members is Op.members and not cls.partners
+
     @cached_property
     def fields(self) -> Mapping[str, Any]:
         """Its settings as plain values, without its name."""
@@ -128,7 +134,7 @@ def apply(op: Op, params: Params, sample: Sample, partners: Sequence[Sample] = (
     if maps is not None:
         folds = getattr(op, "folds", False)
         return warp.move_by_field(sample, *maps, border=border, fill=fill, folds=folds, rules=rules)
-    made = replace(sample, image=op.pixels(sample.image, params))
+    made = sample.with_image(op.pixels(sample.image, params))
     covered = op.covered(params, sample.size) if sample.objects else None
     if covered is None:
         return Applied(made, tuple(range(len(sample.objects))))

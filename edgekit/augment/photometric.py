@@ -7,6 +7,7 @@ roundings more). Luma is Rec. 601.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ GAMMA = 2.2  # of displays, near enough
 
 def full_scale(image: np.ndarray) -> int:
     """Give the value of white: 255 or 65535."""
-    return int(np.iinfo(image.dtype).max)
+    return int((1 << 8 * image.itemsize) - 1)
 
 
 BAND_PIXELS = 1 << 20
@@ -55,7 +56,7 @@ def _multiplies_by(table: np.ndarray) -> float | None:
     """
     if table.dtype != np.uint8 or table[0]:
         return None
-    places, values = np.arange(1.0, 256.0), table[1:]
+    places, values = levels(255)[1:], table[1:]
     lowest = max(0.0, float(((values - 0.5) / places).max()))
     highest = float(np.where(values == 255, np.inf, (values + 0.5) / places).min())
     middle = (lowest + highest) / 2
@@ -315,9 +316,12 @@ def factor(rng: np.random.Generator, amount: float) -> float:
     return 1.0 + float(rng.uniform(-amount, amount))
 
 
+@functools.cache
 def levels(full: int) -> np.ndarray:
-    """Give every value that a channel can have, float64."""
-    return np.arange(full + 1, dtype=np.float64)
+    """Give every value that a channel can have, float64; not to be written to."""
+    values = np.arange(full + 1, dtype=np.float64)
+    values.flags.writeable = False
+    return values
 
 
 def as_table(values: np.ndarray, full: int) -> np.ndarray:

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from multiprocessing.connection import Connection, wait
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -23,10 +24,11 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from edgekit import files
 from edgekit.augment.stopwatch import Stopwatch
 from edgekit.augment.variants import Output, Recipe, outputs
-from edgekit.data import images
+from edgekit.data import images, manifest
 from edgekit.data.folder import Source, read
 from edgekit.data.headers import read_header
 from edgekit.errors import EdgekitError
+from edgekit.lazy import np
 
 if TYPE_CHECKING:
     from edgekit.augment.plan import Labels, Plan, Used
@@ -54,6 +56,11 @@ class Done:
     passed: bool = False
     used: Used = field(default_factory=dict)  # the partners that were tried
     watch: Stopwatch = field(default_factory=Stopwatch, compare=False)
+
+    @cached_property
+    def lines(self) -> str:
+        """Its rows as the manifest has them, a line each."""
+        return "".join(map(manifest.line, self.rows))
 
 
 Answer = TypeVar("Answer")
@@ -91,50 +98,53 @@ class Job:
 
     def _process(self, source: Source, watch: Stopwatch) -> Done:
         try:
-            with watch.codec():
+            with watch:
                 data = read(source, self.recipe.max_bytes)
         except OSError as error:
             return Done(source.key, "", rejected=f"cannot be read: {error.strerror}")
         except EdgekitError as error:
             return Done(source.key, "", rejected=error.message)
         digest, marks = files.sha256(data), ""
-        made: list[Output] = []
+        rows: list[dict[str, Any]] = []
+        entries: list[dict[str, Any]] = []
         used: Used = {}
-        written = left_out = 0
+        written = left_out = mended = 0
         try:
             labels = self._labels(source, data)
             marks = "" if labels is None else labels.digest
-            for output in self._outputs(source, data, labels, used, watch):
+            for output in self._outputs(source, data, digest, labels, used, watch):
                 if output is None:
                     left_out += 1
                     continue
-                with watch.codec():
+                rows.append(output.row)
+                with watch:
                     self._write(output, source)
-                made.append(replace(output, data=b"", labels=tuple((name, b"") for name, _ in output.labels)))
                 written += output.bytes
+                mended = max(mended, output.mended)
+                if output.entry is not None:
+                    entries.append(output.entry)
         except files.WriteError:
             raise
         except Exception as error:  # the per-picture row: whatever a codec or an op trips over, the run goes on
-            self._remove(name for output in made for name in (output.name, *(path for path, _ in output.labels)))
+            self._remove(name for row in rows for name, _ in manifest.outputs(row))
             return Done(source.key, digest, rejected=_reason(error), labels=marks)
-        rows = tuple(output.row for output in made)
-        entries = tuple(output.entry for output in made if output.entry is not None)
-        mended = max((output.mended for output in made), default=0)
         passed = labels is not None and not labels.augmented
-        return Done(source.key, digest, rows, written, left_out, None, marks, entries, mended, passed, used)
+        made = tuple(rows), written, left_out
+        return Done(source.key, digest, *made, None, marks, tuple(entries), mended, passed, used)
 
     def _labels(self, source: Source, data: bytes) -> Labels | None:
         return None if self.plan is None else self.plan.labels(source, data)
 
     def _outputs(
-        self, source: Source, data: bytes, labels: Labels | None, used: Used, watch: Stopwatch
+        self, source: Source, data: bytes, digest: str, labels: Labels | None, used: Used, watch: Stopwatch
     ) -> Iterator[Output | None]:
         plan = self.plan
         recipe = replace(self.recipe, copies=self._copies(source))
         partners = None if plan is None else plan.partners(recipe, source.key, used)
         whole = plan is not None and source.key in plan.twins
         key, label = source.key, source.label
-        yield from outputs(recipe, key, label, data, self.keys, labels, partners, whole=whole, watch=watch)
+        known = recipe, key, label, data, self.keys, labels, partners
+        return outputs(*known, whole=whole, digest=digest, watch=watch)
 
     def _copies(self, source: Source) -> int:
         return self.recipe.copies if self.plan is None else self.plan.copies(source.key, self.recipe)
@@ -172,18 +182,18 @@ class Job:
     def _write(self, output: Output, source: Source) -> None:
         if self.stage is None:
             return
-        target = self.stage / output.name
+        name = output.name
         try:
             if output.row["variant"] == 0:
+                target = self.stage / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 files.copy(source.path, output.data, target)
             else:
-                _put(target, output.data)
+                files.put(self.stage, name, output.data)
             for name, content in output.labels:
-                target = self.stage / name
-                _put(target, content)
+                files.put(self.stage, name, content)
         except OSError as error:
-            files.write_failed(target, error)
+            files.write_failed(self.stage / name, error)
 
     def forget(self, source: Source) -> None:
         """Remove what a process that died may have written of a source."""
@@ -205,15 +215,6 @@ class Job:
         if self.stage is not None:
             for name in names:
                 (self.stage / name).unlink(missing_ok=True)
-
-
-def _put(target: Path, data: bytes) -> None:
-    """Write a file; its folder is nearly always there, so it is not asked for first."""
-    try:
-        target.write_bytes(data)
-    except FileNotFoundError:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
 
 
 def _reason(error: Exception) -> str:
@@ -300,6 +301,7 @@ class _Worker(Generic[Answer]):
 
     def __init__(self, task: Task[Answer]) -> None:
         # Fork where it is safe and cheap; the parent holds no threads of OpenCV or BLAS at this point.
+        np.random.PCG64  # noqa: B018 (imported here, or each process would do it for itself)
         context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         self.number: int | None = None  # the chunk it is at
         self.line, theirs = context.Pipe()

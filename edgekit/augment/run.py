@@ -286,10 +286,11 @@ def run(
             facts = open_files.enter_context((stage / manifest.SOURCES).open("w", encoding="ascii"))
             work = journal.process(job, plan.sources, pasts, identity, workers, say, progress)
             finished = open_files.enter_context(closing(work))
-            for number, (done, past) in enumerate(finished, 1):
+            for number, (fact, past) in enumerate(finished, 1):
+                done = fact.done
                 digest.add(done.key, done.sha256 + done.labels)
                 _write_rows(done, made, rejected)
-                facts.write(journal.line(done, job.values(plan.sources[number - 1]), len(done.rows)))
+                facts.write(fact.line)
                 tally.add(done)
                 tally.resumed += past is not None and past is before
                 tally.reused += len(done.rows) if past is not None and past is not before else 0
@@ -316,8 +317,7 @@ def _close(made: Sequence[tuple[str, bytes]], stage: Path) -> list[dict[str, str
 
 
 def _write_rows(done: pool.Done, made: TextIO, rejected: TextIO) -> None:
-    for row in done.rows:
-        made.write(manifest.line(row))
+    made.write(done.lines)
     if done.rejected is not None:
         row = {"source": done.key, "source_sha256": done.sha256, "reason": done.rejected}
         rejected.write(manifest.line(row))

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 
 @dataclass
 class Stopwatch:
-    """Seconds on the wall: all of them, and those in which files were read, decoded, encoded and written."""
+    """Seconds on the wall: all of them, and those in which files were read, decoded, encoded and written.
+
+    `with` counts what is done meanwhile to the codecs; it is not entered twice at a time.
+    """
 
     busy: float = 0.0
     codecs: float = 0.0
 
-    @contextmanager
-    def codec(self) -> Iterator[None]:
-        """Count what is done meanwhile to the codecs."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.codecs += time.perf_counter() - started
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.codecs += time.perf_counter() - self._started
 
     def add(self, other: Stopwatch) -> None:
         """Add what another has counted."""

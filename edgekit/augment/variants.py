@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import files
 from edgekit.augment import corrupt, fuse
+from edgekit.augment.draws import generator
 from edgekit.augment.labels import USUAL, Rules
 from edgekit.augment.names import same_name, variant_name
 from edgekit.augment.op import Op, require_partners
@@ -25,14 +25,13 @@ from edgekit.lazy import np
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
-    from numpy.random import Generator
-
     from edgekit.augment.labels import Applied
     from edgekit.augment.plan import Labels, Subject
 
 # Gives the sources that a variant is mixed with, by its number and how many: `mix.choose` names them.
 Partners = Callable[[int, int], Sequence[Sample]]
 
+SUMMED = 32  # rows of a picture, about, by which variants are compared first: equal ones are compared whole
 REDRAWS = 8  # a variant equal to its source or to an earlier one is drawn again this often, then left out
 
 
@@ -102,28 +101,6 @@ class Variant:
     changes: tuple[dict[str, Any], ...] = ()
 
 
-def generator(seed: int, key: str, variant: int, attempt: int) -> Generator:
-    """Give the generator of one draw: a function of the seed, the source's path and the variant alone."""
-    text = f"{seed}\0{variant}\0{attempt}\0".encode() + key.encode("utf-8", "surrogateescape")
-    digest = hashlib.blake2b(text, digest_size=32).digest()
-    return np.random.Generator(np.random.PCG64(_digest_seed()(digest)))
-
-
-@functools.cache
-def _digest_seed() -> Any:
-    """Give the class of seeds that are a digest: mixed well already, where numpy's own would take 40 microseconds."""
-
-    class Digest(np.random.bit_generator.ISeedSequence):  # type: ignore[misc,name-defined]
-        def __init__(self, digest: bytes) -> None:
-            self._words = np.frombuffer(digest, "<u8")
-
-        def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
-            """Give the words that PCG64 asks for: four of 64 bits."""
-            return self._words[:n_words].astype(dtype)
-
-    return Digest
-
-
 @dataclass(frozen=True)
 class Step:
     """One op of a variant: its parameters, drawn or recorded, and the pictures that take part."""
@@ -179,11 +156,10 @@ def _drawn(recipe: Recipe, source: Sample, number: int, attempt: int, partners: 
     chain = Chain(source, recipe.rules)
     others = _Others(recipe, number, partners)
     for op in recipe.ops:
-        mine = others.next(op)
-        if rng.random() >= op.p:
-            continue
-        given = mine()
-        chain.add(Step(op, op.sample(rng, chain.seen_by(op), given), given))
+        start = others.set_aside(op)
+        if rng.random() < op.p:
+            given = others.give(op, start) if op.partners else ()
+            chain.add(Step(op, op.sample(rng, chain.seen_by(op), given), given))
     return chain
 
 
@@ -203,20 +179,18 @@ class _Others:
         self._fetched: Sequence[Sample] | None = None
         self._taken = 0
 
-    def next(self, op: Op) -> Callable[[], Sequence[Sample]]:
-        """Set aside the partners of the next op; they stay its own whether or not the ops before it are applied."""
-        start, self._taken = self._taken, self._taken + op.partners
+    def set_aside(self, op: Op) -> int:
+        """Say where the partners of the next op begin; they stay its own whether or not ops before it are applied."""
+        self._taken += op.partners
+        return self._taken - op.partners
 
-        def mine() -> Sequence[Sample]:
-            if not op.partners:
-                return ()
-            if self._fetched is None:
-                self._fetched = self._fetch()
-            given = self._fetched[start : start + op.partners]
-            require_partners(op, given)
-            return given
-
-        return mine
+    def give(self, op: Op, start: int) -> Sequence[Sample]:
+        """Give an op the partners that were set aside for it."""
+        if self._fetched is None:
+            self._fetched = self._fetch()
+        given = self._fetched[start : start + op.partners]
+        require_partners(op, given)
+        return given
 
 
 class _Log:
@@ -282,9 +256,9 @@ def _corrupted(recipe: Recipe, source: Sample) -> Iterator[Variant]:
 
 
 def _checksum(sample: Sample) -> tuple[Any, ...]:
-    """Give what equal pictures share, and others rarely: a checksum over each eighth row."""
-    rows = np.ascontiguousarray(sample.image[::8])
-    return sample.image.shape, sample.image.dtype, zlib.crc32(rows.data)
+    """Give what equal pictures share, and others rarely: a checksum over some of the rows."""
+    rows = np.ascontiguousarray(sample.image[:: 1 + len(sample.image) // SUMMED])
+    return sample.image.shape, sample.image.dtype.char, zlib.crc32(rows.data)
 
 
 @dataclass(frozen=True)
@@ -317,16 +291,19 @@ def outputs(
     partners: Partners | None = None,
     *,
     whole: bool = False,
+    digest: str = "",
     watch: Stopwatch | None = None,
 ) -> Iterator[Output | None]:
     """Decode one source once and make its outputs, one at a time; None stands for a variant that was left out.
 
-    A picture that is not augmented is passed through. watch: counts the time of codecs. Raises images' Unreadable when
-    it is not a usable picture.
+    A picture that is not augmented is passed through. digest: the SHA-256 of `data` when it is known. watch: counts the
+    time of codecs. Raises images' Unreadable when it is not a usable picture.
     """
     if labels is not None and not labels.augmented:
         recipe = replace(recipe, copies=0, originals=True)
-    decoded = Decoded.read(recipe, key, label, data, labels, watch)
+    # Where no op asks for colours, they stay as OpenCV has them, and need not be turned twice.
+    swapped = not recipe.suite and all(op.treats_alike() for op in recipe.ops)
+    decoded = Decoded.read(recipe, key, label, data, labels, digest, watch, swapped=swapped)
     place = key if labels is None else labels.place
     if recipe.originals:
         yield decoded.original(recipe.name(place, 0, PurePosixPath(place).suffix, keys))
@@ -358,15 +335,23 @@ class Decoded:
         label: str | None,
         data: bytes,
         labels: Labels | None,
+        digest: str = "",
         watch: Stopwatch | None = None,
+        *,
+        swapped: bool = False,
     ) -> Decoded:
-        """Decode; raises images' Unreadable when it is not a usable picture."""
+        """Decode; raises images' Unreadable when it is not a usable picture. swapped: as `images.decode` has it."""
         watch = watch or Stopwatch()
-        with watch.codec():
-            picture = images.decode(data, recipe.max_pixels)
+        with watch:
+            picture = images.decode(data, recipe.max_pixels, swapped=swapped)
         subject = None if labels is None else labels.subject(picture)
         source = Sample(key, picture.pixels, label) if subject is None else subject.sample
-        return cls(data, files.sha256(data), picture, source, subject, watch)
+        return cls(data, digest or files.sha256(data), picture, source, subject, watch)
+
+    @functools.cached_property
+    def format(self) -> tuple[str, str, str | None]:
+        """How its variants are written, as `images.output_format` has it."""
+        return images.output_format(self.picture.header, PurePosixPath(self.source.key).suffix)
 
     def original(self, name: str) -> Output:
         """Make the output that is the source itself, byte for byte."""
@@ -375,12 +360,12 @@ class Decoded:
 
     def output(self, recipe: Recipe, variant: Variant, named: Callable[[str], str]) -> Output:
         """Encode a variant; `named` gives the name of a file with a suffix."""
-        suffix = PurePosixPath(self.source.key).suffix
-        with self.watch.codec():
-            encoded, suffix, changed = _encode(recipe, self.picture, variant.sample, suffix)
+        with self.watch:
+            encoded, suffix, changed = _encode(recipe, self.picture, self.format, variant.sample)
         name = named(suffix)
         warnings = [*self.picture.warnings, *([changed] if changed else [])]
-        row = self._row(name, variant, files.sha256(encoded), warnings) | _label_rows(variant)
+        row = self._row(name, variant, files.sha256(encoded), warnings)
+        row |= _label_rows(variant)
         if recipe.suite:
             fields = variant.ops[0]["fields"]
             row |= {"corruption": fields["kind"], "severity": fields["severity"]}
@@ -421,22 +406,30 @@ def _labelled(output: Output, subject: Subject | None, sample: Sample) -> Output
     return replace(output, row=row, labels=written.files, entry=written.row, mended=mended)
 
 
-def _encode(recipe: Recipe, picture: images.Picture, sample: Sample, suffix: str) -> tuple[bytes, str, str | None]:
+def _encode(
+    recipe: Recipe, picture: images.Picture, format: tuple[str, str, str | None], sample: Sample
+) -> tuple[bytes, str, str | None]:
     """Encode as the source was; as PNG what its format cannot hold, such as a small JPEG 2000. Give suffix, warning."""
-    header = picture.header
-    kind, suffix, changed = images.output_format(header, suffix)
+    kind, suffix, changed = format
+    header, swapped = picture.header, picture.swapped
     quality = recipe.quality or header.quality
     lossless = header.lossless and recipe.quality is None
     try:
-        encoded = images.encode(sample.image, kind, quality=quality, subsampling=header.subsampling, lossless=lossless)
+        encoded = images.encode(
+            sample.image, kind, quality=quality, subsampling=header.subsampling, lossless=lossless, swapped=swapped
+        )
     except EdgekitError as error:
         if kind == "png":
             raise
-        return images.encode(sample.image, "png"), ".png", f"{error.message}: PNG instead"
+        return images.encode(sample.image, "png", swapped=swapped), ".png", f"{error.message}: PNG instead"
     return encoded, suffix, changed
 
 
 def _label_rows(variant: Variant) -> dict[str, Any]:
     """Give what the manifest says of labels that were changed or mixed; nothing when none were."""
-    weights = dict(sorted(variant.sample.weights.items()))
-    return ({"objects": list(variant.changes)} if variant.changes else {}) | ({"weights": weights} if weights else {})
+    said: dict[str, Any] = {}
+    if variant.changes:
+        said["objects"] = list(variant.changes)
+    if variant.sample.weights:
+        said["weights"] = dict(sorted(variant.sample.weights.items()))
+    return said

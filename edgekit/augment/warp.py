@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edgekit.data.sample import Sample
 
     Size = tuple[int, int]
+    Window = tuple[int, int, int, int]  # x, y, width, height
     Pixels = Callable[[np.ndarray, "_Sampling"], np.ndarray]
 
 BORDERS = ("reflect", "replicate", "wrap", "constant")
@@ -92,8 +93,7 @@ def reach(matrix: np.ndarray, source: Size, size: Size) -> Reach:
 
 @functools.lru_cache(maxsize=256)
 def _read_reach(matrix: bytes, source: Size, size: Size) -> Reach:
-    aligned = _read_aligned(matrix, source)
-    window = None if aligned is None else _window(aligned, size)
+    aligned, window, _ = _read_way(matrix, source, size)
     if aligned is None or window is None:
         return Reach(aligned is not None)
     x, y, width, height = window
@@ -132,7 +132,7 @@ def move(
 
     if not sample.objects and sample.mask is None:
         sampling = _sampling(sample.image, _Outside(_border_code(border), fill))
-        return Applied(replace(sample, image=pixels(sample.image, sampling)), ())
+        return Applied(sample.with_image(pixels(sample.image, sampling)), ())
 
     # Of a perspective's two sides the one with the middle of the picture is in front.
     middle = np.array([sample.size[0] / 2, sample.size[1] / 2, 1.0])
@@ -205,7 +205,7 @@ def _moved(sample: Sample, step: labels.Move, pixels: Pixels, outside: _Outside,
 
 
 def _sampling(image: np.ndarray, outside: _Outside) -> _Sampling:
-    full = float(np.iinfo(image.dtype).max * outside.fill)
+    full = ((1 << 8 * image.itemsize) - 1) * outside.fill
     colours = (full, full, full, 0.0) if image.shape[2] == 4 else (full,) * 4
     return _Sampling(nearest=False, border=outside.border, outside=colours)
 
@@ -218,6 +218,7 @@ def _is_rigid(matrix: np.ndarray) -> bool:
     return max(abs(xy), abs(xx - yy)) <= WHOLE * xx
 
 
+@functools.cache
 def _border_code(border: str) -> int:
     codes = (cv2.BORDER_REFLECT_101, cv2.BORDER_REPLICATE, cv2.BORDER_WRAP, cv2.BORDER_CONSTANT)
     return int(codes[BORDERS.index(border)])
@@ -279,9 +280,7 @@ def _move_window(region: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarr
 def _move_pixels(array: np.ndarray, matrix: np.ndarray, size: Size, sampling: _Sampling) -> np.ndarray:
     """Move HxWxC pixels the cheapest way that is right; the result is contiguous and keeps its three axes."""
     channels = array.shape[2]
-    aligned = _align(matrix, (array.shape[1], array.shape[0]))
-    window = None if aligned is None else _window(aligned, size)
-    landing = None if aligned is None else _landing(aligned, array.shape)
+    aligned, window, landing = _read_way(matrix.tobytes(), (array.shape[1], array.shape[0]), size)
     if aligned is not None and window is not None and (window[2], window[3]) == size:
         moved = _cut(_turn(array, aligned), window, sampling)
     elif aligned is not None and landing is not None and landing[2] * landing[3] <= size[0] * size[1]:
@@ -317,7 +316,16 @@ def _read_aligned(matrix: bytes, size: Size) -> _Aligned | None:
     return _Aligned(transpose, scale_x < 0, scale_y < 0, (abs(scale_x), abs(scale_y)), offset)
 
 
-def _window(aligned: _Aligned, size: Size) -> tuple[int, int, int, int] | None:
+@functools.lru_cache(maxsize=256)
+def _read_way(matrix: bytes, source: Size, size: Size) -> tuple[_Aligned | None, Window | None, Window | None]:
+    """Read a matrix as `_align` does, with its `_window` and its `_landing`."""
+    aligned = _read_aligned(matrix, source)
+    if aligned is None:
+        return None, None, None
+    return aligned, _window(aligned, size), _landing(aligned, source)
+
+
+def _window(aligned: _Aligned, size: Size) -> Window | None:
     """Find the window (x, y, width, height) of the turned source that fills the output; None when it cuts pixels."""
     edges = [-offset / scale for offset, scale in zip(aligned.offset, aligned.scale, strict=True)]
     edges += [side / scale for side, scale in zip(size, aligned.scale, strict=True)]
@@ -327,10 +335,10 @@ def _window(aligned: _Aligned, size: Size) -> tuple[int, int, int, int] | None:
     return x, y, width, height
 
 
-def _landing(aligned: _Aligned, shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:
+def _landing(aligned: _Aligned, source: Size) -> Window | None:
     """Find the window (x, y, width, height) of the output that the whole source fills; None when it cuts pixels."""
-    source = shape[:2] if aligned.transpose else shape[1::-1]
-    sides = [side * scale for side, scale in zip(source, aligned.scale, strict=True)]
+    turned = source[::-1] if aligned.transpose else source
+    sides = [side * scale for side, scale in zip(turned, aligned.scale, strict=True)]
     if any(abs(place - round(place)) > WHOLE for place in (*aligned.offset, *sides)) or min(sides) < 1 - WHOLE:
         return None
     x, y, width, height = (round(place) for place in (*aligned.offset, *sides))
@@ -351,7 +359,7 @@ def _turn(array: np.ndarray, aligned: _Aligned) -> np.ndarray:
     return turned
 
 
-def _cut(array: np.ndarray, window: tuple[int, int, int, int], sampling: _Sampling) -> np.ndarray:
+def _cut(array: np.ndarray, window: Window, sampling: _Sampling) -> np.ndarray:
     """Copy a window, which may reach beyond the picture."""
     x, y, width, height = window
     left, right = max(0, -x), max(0, x + width - array.shape[1])
@@ -380,13 +388,20 @@ def _warp(array: np.ndarray, matrix: np.ndarray, size: Size, sampling: _Sampling
     if not sampling.nearest:
         array, matrix = _shrunk_first(array, matrix)
     _check_side(max(*array.shape[:2], *size))
-    to_centres, from_centres = np.eye(3), np.eye(3)
-    to_centres[:2, 2], from_centres[:2, 2] = -0.5, 0.5
+    to_centres, from_centres = _half_pixels()
     matrix = to_centres @ matrix @ from_centres
     flags = cv2.INTER_NEAREST if sampling.nearest else cv2.INTER_LINEAR
     warp, rows = (cv2.warpPerspective, matrix) if matrix[2, :2].any() else (cv2.warpAffine, matrix[:2])
     warped: np.ndarray = warp(array, rows, size, flags=flags, borderMode=sampling.border, borderValue=sampling.outside)
     return warped
+
+
+@functools.cache
+def _half_pixels() -> tuple[np.ndarray, np.ndarray]:
+    """Give the moves to OpenCV's coordinates and back."""
+    there, back = np.eye(3), np.eye(3)
+    there[:2, 2], back[:2, 2] = -0.5, 0.5
+    return there, back
 
 
 def _check_side(side: int) -> None:

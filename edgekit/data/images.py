@@ -38,28 +38,32 @@ class Picture:
 
     `pixels` is HxWxC, C-contiguous, uint8 or uint16 over the full range of its type, C = 1 (grey), 3 (RGB) or 4 (RGBA,
     alpha not multiplied in), upright: EXIF orientation is applied. `warnings` say what was changed on the way.
+    `swapped`: it was asked for, and the colours are BGR.
     """
 
     pixels: numpy.ndarray
     header: Header
     warnings: tuple[str, ...] = ()
+    swapped: bool = False
 
 
-def decode(data: bytes, max_pixels: int = 100_000_000) -> Picture:
+def decode(data: bytes, max_pixels: int = 100_000_000, *, swapped: bool = False) -> Picture:
     """Decode a picture: its first frame, upright.
 
     Grey, RGB, RGBA and 16 bits stay what they are; everything else becomes RGB or RGBA, with a warning. The number of
     pixels is judged by the header, before anything is allocated. Raises Unreadable with the reason: not a picture, over
     `max_pixels`, truncated, corrupt, float or otherwise unsupported pixels. Not for several threads at once: JPEGs and
-    PNGs take turns.
+    PNGs take turns. swapped: colours may come as BGR, which is how JPEGs are encoded faster; the picture says so.
     """
     header = read_header(data)
     _refuse(header, max_pixels)
     warnings: list[str] = []
+    swapped = swapped and header.format == "jpeg" and header.mode != "grey"
     if header.format == "tiff":
         pixels = _decode_tiff(data, header)
     elif header.format == "jpeg":
-        pixels = _decode_jpeg(data, header, warnings)
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION if swapped else None
+        pixels = _decode_jpeg(data, header, warnings, flags)
     elif header.format == "png":
         if _overruns(data):
             raise Unreadable(f"{_damage(data, header)} PNG")
@@ -76,7 +80,7 @@ def decode(data: bytes, max_pixels: int = 100_000_000) -> Picture:
     if pixels.dtype.char not in "BH":
         raise Unreadable(f"{pixels.dtype} pixels")
     pixels = _upright(_channels(_full_range(pixels, data, header), header), header.orientation)
-    return Picture(pixels, header, (*warnings, *_conversions(pixels, header)))
+    return Picture(pixels, header, (*warnings, *_conversions(pixels, header)), swapped)
 
 
 def decode_grey(data: bytes, least: int, max_pixels: int = 100_000_000) -> tuple[Picture, int]:
@@ -118,19 +122,20 @@ def encode(
     quality: int | None = None,
     subsampling: str | None = None,
     lossless: bool = False,
+    swapped: bool = False,
 ) -> bytes:
     """Encode HxWxC pixels (uint8 or uint16; C = 1, 3 RGB, 4 RGBA) as `format`, a `Header.format`.
 
     `quality` (1..100, by default 90) counts for JPEG, WebP and AVIF, `subsampling` ("4:2:0", ...) for JPEG of colour,
-    `lossless` for WebP and AVIF; JPEG 2000 is always lossless. Same pixels, same bytes; no metadata is written. Raises
-    EdgekitError when the format cannot hold the pixels.
+    `lossless` for WebP and AVIF; JPEG 2000 is always lossless. `swapped`: the three channels are BGR. Same pixels, same
+    bytes; no metadata is written. Raises EdgekitError when the format cannot hold the pixels.
     """
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     bits = 8 * pixels.dtype.itemsize
     suffix, counts, depths = _WRITABLE.get(format, ("", (), ()))
     if channels not in counts or bits not in depths:
         raise EdgekitError(f"{_name(format)} cannot hold {channels} channels of {bits} bits", "use png")
-    if channels > 1:
+    if channels > 1 and not swapped:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if channels == 3 else cv2.COLOR_RGBA2BGRA)
     level = DEFAULT_QUALITY if quality is None else quality
     flags: list[int] = []

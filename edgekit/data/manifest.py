@@ -22,7 +22,10 @@ RECORDS = (MANIFEST, REJECTED, SOURCES)
 
 def line(row: Mapping[str, Any]) -> str:
     """Write one row as a line."""
-    return json.dumps(row, ensure_ascii=True, allow_nan=False) + "\n"
+    return _encoded(row) + "\n"
+
+
+_encoded = json.JSONEncoder(allow_nan=False).encode  # ASCII by default; made once, not for every row
 
 
 def document(values: Mapping[str, Any]) -> str:

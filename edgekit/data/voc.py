@@ -81,6 +81,8 @@ def find(listing: Listing) -> list[Pair]:
         pairs.append((source, found))
         if found is not None:
             homes.add(home)
+    if not homes:
+        return []
     return [(source, file) for source, file in pairs if file is not None or source.path.absolute().parent in homes]
 
 

@@ -64,18 +64,24 @@ def find(listing: Listing) -> list[Pair]:
     """
     pairs: list[Pair] = []
     homes: set[Path] = set()
-    known: dict[Path, list[tuple[Path, Path]]] = {}
+    known: dict[Path, list[tuple[Path, Path, frozenset[str]]]] = {}
     for source in listing.sources:
         folder = source.path.absolute().parent
         if folder not in known:
-            known[folder] = [(home, place) for home, place in _places(folder) if place.is_dir()]
-        places = known[folder]
+            known[folder] = [(home, place, names) for home, place in _places(folder) if (names := _names(place))]
         name = source.path.with_suffix(".txt").name
-        home, path = next(((home, place / name) for home, place in places if (place / name).is_file()), (folder, None))
+        there = ((home, place / name) for home, place, names in known[folder] if name in names)
+        home, path = next(((home, path) for home, path in there if path.is_file()), (folder, None))
         pairs.append((source, path))
         if path is not None:
             homes.add(home)
+    if not homes:
+        return []
     return [(source, path) for source, path in pairs if path is not None or _is_below(source.path, homes)]
+
+
+def _names(folder: Path) -> frozenset[str]:
+    return frozenset(path.name for path in folder.glob("*.txt")) if folder.is_dir() else frozenset()
 
 
 def is_labelled(pairs: Sequence[Pair], settings: dataset_yaml.Settings) -> bool:

@@ -14,9 +14,10 @@ from typing import Any
 
 from edgekit import __version__, files
 from edgekit.augment import run as pictures
+from edgekit.augment.draws import generator
 from edgekit.augment.text.op import TextOp
 from edgekit.augment.text.rows import Row, TextFile, is_train, not_utf8
-from edgekit.augment.variants import REDRAWS, generator
+from edgekit.augment.variants import REDRAWS
 from edgekit.data import manifest
 from edgekit.errors import EdgekitError
 from edgekit.lazy import np
