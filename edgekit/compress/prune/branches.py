@@ -88,6 +88,7 @@ class Branches:
 def drop(model: ModelProto, sides: Mapping[str, Dims], lost: Collection[str], replaced: Collection[str]) -> None:
     """Take the values `lost` out of a model, in place, the nodes `replaced` giving constants (`Branches.may_go`)."""
     tensors, gone = graph.initializers(model), []
+    known = set(tensors)
     for node in model.graph.node:
         if node.op_type == "Concat":
             kept = [name for name in node.input if name not in lost]
@@ -102,6 +103,7 @@ def drop(model: ModelProto, sides: Mapping[str, Dims], lost: Collection[str], re
     with contextlib.suppress(EdgekitError):  # onnxruntime refuses some constant node: it stays
         fold.constants(model)
     _without_zeros(model)
+    _sums_to_convolutions(model, known)
 
 
 def _constant(node: NodeProto, held: dict[str, np.ndarray]) -> np.ndarray:
@@ -139,4 +141,32 @@ def _without_zeros(model: ModelProto) -> None:
                 gone.append(node)
                 break
     graph.remove_nodes(model, gone)
+    graph.remove_dead(model)
+
+
+def _sums_to_convolutions(model: ModelProto, known: Collection[str]) -> None:
+    """Write sums of pictures and a new constant per channel as depthwise convolutions by 1, in place.
+
+    onnxruntime merges them with the activation behind (a resnet20 without three of its blocks takes 0.92 of the time),
+    and has no fast 8-bit sum whose operands differ in shape: 35 microseconds where the convolutions took 24.
+    """
+    sides, tensors, taken = dims(model), graph.initializers(model), graph.tensor_names(model)
+    for node in model.graph.node:
+        new = [name for name in node.input if name in tensors and name not in known]
+        if node.op_type != "Add" or len(new) != 1:
+            continue
+        values, made = graph.array(tensors[new[0]]), sides.get(node.output[0])
+        other = next(name for name in node.input if name != new[0])
+        if made is None or len(made) != 4 or sides.get(other) != made or values.dtype != np.float32:
+            continue
+        if values.shape != (1, made[1], 1, 1):
+            continue
+        weight, bias = (graph.fresh_name(f"{node.output[0]}_{part}", taken) for part in ("weight", "bias"))
+        ones = np.ones((values.size, 1, 1, 1), np.float32)
+        for name, array in ((weight, ones), (bias, values.reshape(-1))):
+            model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+        node.op_type = "Conv"
+        node.input[:] = [other, weight, bias]
+        settings = {"group": values.size, "kernel_shape": [1, 1]}
+        node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in settings.items())
     graph.remove_dead(model)
