@@ -11,7 +11,7 @@ from edgekit import graph
 from edgekit.compress.lowrank import options, splits
 from edgekit.compress.lowrank.options import Maker, Step
 from edgekit.compress.method import STEPS, Method
-from edgekit.compress.prune.reconstruct import reconstruct
+from edgekit.compress.prune.reconstruct import EPOCHS, reconstruct
 from edgekit.compress.quantize.form import INT8
 from edgekit.compress.search import MAX_DROP, Trial, pareto
 from edgekit.errors import EdgekitError
@@ -83,7 +83,8 @@ class low_rank(Method):
         """Give the model of a decision, its layers fitted together when that brings the outputs nearer."""
         bench, made = maker.bench, maker.make(chosen)
         wanted = bool(chosen["layers"]) and self.repair == AUTO and bench.settled("fitted") is not False
-        fitted = reconstruct(maker.model, made, bench, self.samples) if wanted else made
+        epochs = bench.effort * EPOCHS
+        fitted = reconstruct(maker.model, made, bench, self.samples, epochs) if wanted else made
         if fitted is not made:
             reached = [bench.drift(maker.model, each).sqnr_db for each in (made, fitted)]
             bench.note(f"all layers fitted together: {reached[0]:.1f} -> {reached[1]:.1f} dB")

@@ -58,8 +58,8 @@ def reconstruct(
 ) -> ModelProto:
     """Give the pruned model with weights by which it answers nearer to the original, or as it is when none are found.
 
-    Values of the two models with one name are taken for the same. `epochs`, times the effort of `bench`, is how often
-    each of at most `samples` calibration inputs is seen; fewer for nets so large that it would take more than some
+    Values of the two models with one name are taken for the same. `epochs` is how often each of at most `samples`
+    calibration inputs is seen; fewer for nets so large that it would take more than some
     minutes. Kept only when the answers on held-back pictures get nearer. The same bytes every time.
     """
     feeds = _held(bench.feeds(samples), bench.max_bytes // 4)
@@ -68,7 +68,7 @@ def reconstruct(
         return pruned
     before = bench.drift(original, pruned)
     for rate in RATES:
-        made = work.descend(feeds, max(1, round(bench.effort * epochs)), rate, bench.seed)
+        made = work.descend(feeds, max(1, round(epochs)), rate, bench.seed)
         if _is_nearer(bench.drift(original, made), before):
             return made
     return pruned
@@ -134,9 +134,8 @@ class _Work:
         if not trained:
             return None
         kept = tuple(factors)
-        products = _products(pruned, {name: array.shape for name, array in single.items()})
         goals = open_session(graph.part_making(original, kept))
-        return cls(pruned, kept, goals, open_session(made), trained, batch, workers, products)
+        return cls(pruned, kept, goals, open_session(made), trained, batch, workers, _products(pruned, single))
 
     def descend(self, feeds: Sequence[Feed], epochs: int, first_rate: float, seed: int) -> ModelProto:
         tensors = graph.initializers(self.pruned)
@@ -256,11 +255,15 @@ def _watched(original: ModelProto, pruned: ModelProto, now: Arrays, before: Arra
     return [name for name in names if before[name].shape == now[name].shape and now[name].dtype == np.float32]
 
 
-def _products(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> float:
-    """Count the products that the layers take for one picture."""
+def products(model: ModelProto, feed: Feed) -> float:
+    """Count the products that the layers take for one input."""
+    return _products(model, _values(model, feed))
+
+
+def _products(model: ModelProto, values: Arrays) -> float:
     tensors = graph.initializers(model)
     total = 0.0
     for layer in layers(model).values():
         dims = tensors[layer.weight].dims
-        total += math.prod(shapes[layer.output]) * math.prod(dims) / dims[layer.axis]
+        total += values[layer.output].size * math.prod(dims) / dims[layer.axis]
     return total
