@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from typing import NoReturn
 
@@ -13,7 +14,10 @@ def main() -> NoReturn:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     from edgekit.cli import app
 
-    app.main(before)
+    try:
+        app.main(before)
+    finally:
+        gc.freeze()  # or all that there is would be looked through for garbage, twice, before the process ends
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ its telemetry switched off before the import, because its official wheels report
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 from typing import TYPE_CHECKING, Any
@@ -41,11 +42,16 @@ def _load(name: str) -> Any:
         os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
         # The size limit is edgekit's own (--max-pixels), judged on the header before OpenCV sees the file.
         os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**34))
+    collecting = gc.isenabled()
+    gc.disable()  # nothing of what an import makes is garbage, and it would be looked through again and again
     try:
         module = importlib.import_module(name)
     except ImportError as error:
         hint = OPENCV_HINT if name == "cv2" else f"reinstall it with: pip install --force-reinstall {name}"
         raise EdgekitError(f"{name} cannot be imported: {error}", hint) from error
+    finally:
+        if collecting:
+            gc.enable()
     if name == "onnxruntime":
         module.set_default_logger_severity(4)
         module.disable_telemetry_events()

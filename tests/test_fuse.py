@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from test_ops import labelled, partners, picture, same
 
 from edgekit.augment import fuse, photometric, warp
+from edgekit.augment.chain import Step, _Log, perform
 from edgekit.augment.fuse import Pending
 from edgekit.augment.labels import USUAL
 from edgekit.augment.op import OPS, Op, apply
-from edgekit.augment.variants import Recipe, Step, _Log, draw, perform, variants
+from edgekit.augment.variants import Recipe, draw, variants
 from edgekit.data.sample import Sample
 
 QUICK = settings(max_examples=40, deadline=None, derandomize=True)
@@ -246,7 +247,7 @@ def test_fusing_changes_no_draw(names, seed):
 class _Eager:
     """What `fuse.Pending` replaces: every step is taken at once."""
 
-    def __init__(self, sample: Sample, rules, log) -> None:
+    def __init__(self, sample: Sample, rules, log, margin) -> None:
         self.sample = sample
 
     def seen_by(self, one: Op) -> Sample:
@@ -311,7 +312,7 @@ def test_a_product_is_multiplied_and_gives_the_same_values():
     found = 0
     for factor in [*np.random.default_rng(0).uniform(0, 2, 200), *np.arange(0, 513, 8) / 256]:
         table = photometric.as_table(factor * photometric.levels(full), full)
-        found += photometric._multiplies_by(table) is not None
+        found += photometric.multiplies_by(table) is not None
         assert (photometric.lookup(levels.reshape(16, 16, 1), table).ravel() == table).all()
         assert (photometric.lookup(image, table) == table[image]).all()
     assert found > 200
@@ -322,8 +323,8 @@ def test_other_tables_are_looked_up():
     for place in (0, 1, 100):
         changed = table.copy()
         changed[place] += 3
-        assert photometric._multiplies_by(changed) is None
-    assert photometric._multiplies_by(table.astype(np.uint16)) is None
+        assert photometric.multiplies_by(changed) is None
+    assert photometric.multiplies_by(table.astype(np.uint16)) is None
 
 
 @QUICK

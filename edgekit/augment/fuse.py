@@ -22,8 +22,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgekit.augment import warp
+from edgekit.augment.margin import Margin
 from edgekit.augment.op import apply
-from edgekit.augment.photometric import full_scale, lookup
+from edgekit.augment.photometric import full_scale, map_values, multiplies_by
 from edgekit.lazy import np
 
 if TYPE_CHECKING:
@@ -73,10 +74,10 @@ class _Motion:
             return None
         return _Motion(other.matrix @ self.matrix, self.source, other.size, shown.border, shown.fill, keeps)
 
-    def apply(self, sample: Sample, rules: Rules) -> Applied:
+    def apply(self, sample: Sample, rules: Rules, margin: Margin) -> Applied:
         """Move the image and all labels."""
         border = self.border or "reflect"
-        return warp.move(sample, self.matrix, self.size, border=border, fill=self.fill, rules=rules)
+        return warp.move(sample, self.matrix, self.size, border=border, fill=self.fill, rules=rules, margin=margin)
 
     @property
     def _is_affine(self) -> bool:
@@ -88,9 +89,10 @@ class _Motion:
 
 @dataclass(eq=False)
 class _Table:
-    """One or more lookups."""
+    """One or more lookups; share: what they multiply by, found while they are drawn, which costs half of it then."""
 
     table: np.ndarray
+    share: float | None
 
 
 @dataclass(eq=False)
@@ -114,11 +116,19 @@ def _empty(shape: tuple[int, int, int], kind: np.dtype[Any]) -> np.ndarray:
 class Pending:
     """A sample, and what is to be done with it.
 
-    log: takes in what became of objects, each time that they were moved, mixed or covered, with the partners.
+    log: takes in what became of objects, each time that they were moved, mixed or covered, with the partners. margin:
+    of the sample's picture, when others share it.
     """
 
-    def __init__(self, sample: Sample, rules: Rules, log: Callable[[Applied, Sequence[Sample]], None]) -> None:
+    def __init__(
+        self,
+        sample: Sample,
+        rules: Rules,
+        log: Callable[[Applied, Sequence[Sample]], None],
+        margin: Margin | None = None,
+    ) -> None:
         self._sample, self._rules, self._log = sample, rules, log
+        self._margin = margin or Margin(sample.image)
         self._queue: list[_Motion | _Table | _Step] = []
         self._size = sample.size
         self._begun = False  # whether anything was done already
@@ -187,9 +197,9 @@ class Pending:
     def _look_up(self, table: np.ndarray) -> None:
         last = self._queue[-1] if self._queue else None
         if isinstance(last, _Table):
-            self._queue[-1] = _Table(table[last.table])
-        else:
-            self._queue.append(_Table(table))
+            table = table[last.table]
+            self._queue.pop()
+        self._queue.append(_Table(table, multiplies_by(table)))
 
     def finish(self) -> Sample:
         """Do all that is to be done; raises EdgekitError when it cannot be."""
@@ -202,11 +212,11 @@ class Pending:
 
     def _take(self, task: _Motion | _Table | _Step) -> None:
         if isinstance(task, _Table):
-            self._sample = self._sample.with_image(lookup(self._sample.image, task.table))
+            self._sample = self._sample.with_image(map_values(self._sample.image, task.table, task.share))
             return
         partners: Sequence[Sample] = ()
         if isinstance(task, _Motion):
-            applied = task.apply(self._sample, self._rules)
+            applied = task.apply(self._sample, self._rules, self._margin)
         else:
             partners = task.partners
             applied = apply(task.op, task.params, self._sample, partners, self._rules)

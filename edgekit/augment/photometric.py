@@ -43,13 +43,17 @@ def on_colours(image: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) ->
 
 def lookup(image: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Replace each value by the table's; the table has full_scale + 1 entries of the image's type."""
-    share = _multiplies_by(table)
+    return map_values(image, table, multiplies_by(table))
+
+
+def map_values(image: np.ndarray, table: np.ndarray, share: float | None) -> np.ndarray:
+    """Do what `lookup` does by a table of which it is known by what it multiplies."""
     if share is not None:  # half the time, and the same values
         return on_colours(image, lambda colours: cv2.convertScaleAbs(colours, alpha=share))
     return on_colours(image, lambda colours: cv2.LUT(colours, table))
 
 
-def _multiplies_by(table: np.ndarray) -> float | None:
+def multiplies_by(table: np.ndarray) -> float | None:
     """Find the factor of an 8-bit table that is a product, rounded and saturated; None when it is none.
 
     Of all factors that give the table it is the middle one, and far enough from the others for float32.

@@ -17,12 +17,13 @@ from typing import Any
 from edgekit import files
 from edgekit.augment import pool
 from edgekit.augment import run as line
+from edgekit.augment.chain import Step, perform
 from edgekit.augment.corrupt import corruption
 from edgekit.augment.op import OPS
 from edgekit.augment.plan import Labels, Plan
 from edgekit.augment.record import SCHEMA, Record, Row, needs
 from edgekit.augment.tally import Counts
-from edgekit.augment.variants import Decoded, Output, Recipe, Step, perform
+from edgekit.augment.variants import Decoded, Output, Recipe
 from edgekit.data import images, manifest
 from edgekit.data.folder import Source, read
 from edgekit.errors import EdgekitError

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from edgekit import files
-from edgekit.augment import corrupt, fuse
+from edgekit.augment import corrupt
+from edgekit.augment.chain import Chain, Step, Variant, perform
 from edgekit.augment.draws import generator
 from edgekit.augment.labels import USUAL, Rules
+from edgekit.augment.margin import Margin
 from edgekit.augment.names import same_name, variant_name
 from edgekit.augment.op import Op, require_partners
 from edgekit.augment.stopwatch import Stopwatch
@@ -25,13 +27,13 @@ from edgekit.lazy import np
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
-    from edgekit.augment.labels import Applied
     from edgekit.augment.plan import Labels, Subject
 
 # Gives the sources that a variant is mixed with, by its number and how many: `mix.choose` names them.
 Partners = Callable[[int, int], Sequence[Sample]]
 
 SUMMED = 32  # rows of a picture, about, by which variants are compared first: equal ones are compared whole
+AHEAD = 8  # variants that are drawn before the first of them is made
 REDRAWS = 8  # a variant equal to its source or to an earlier one is drawn again this often, then left out
 
 
@@ -87,73 +89,21 @@ class Recipe:
         return plain if self.rules == USUAL else plain | {"labels": self.rules.to_dict()}
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One finished variant: its pixels, its number and what was done, as the manifest has it.
-
-    changes: what became of labelled objects, each {"object": its position in its source, "what": in words} and, for one
-    of another picture, "of": that one's key.
-    """
-
-    number: int
-    sample: Sample
-    ops: tuple[dict[str, Any], ...]
-    changes: tuple[dict[str, Any], ...] = ()
-
-
-@dataclass(frozen=True)
-class Step:
-    """One op of a variant: its parameters, drawn or recorded, and the pictures that take part."""
-
-    op: Op
-    params: dict[str, Any]
-    partners: Sequence[Sample] = ()
-
-    def row(self) -> dict[str, Any]:
-        """Give what the manifest says of it; replaying needs no more."""
-        row = {"name": self.op.spec_name(), "fields": self.op.fields, "params": self.params}
-        return row | ({"partners": [other.key for other in self.partners]} if self.partners else {})
-
-
-class Chain:
-    """Takes steps one after the other: the one path from a source to a variant, drawn or replayed.
-
-    rows: what the manifest says of the steps so far.
-    """
-
-    def __init__(self, source: Sample, rules: Rules) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self._log = _Log(source)
-        self._pending = fuse.Pending(source, rules, self._log.add)
-
-    def seen_by(self, op: Op) -> Sample:
-        """Give the sample after the steps so far, as far as an op draws by it."""
-        return self._pending.seen_by(op)
-
-    def add(self, step: Step) -> None:
-        """Take one step; pixels may be made later."""
-        self._pending.add(step.op, step.params, step.partners)
-        self.rows.append(step.row())
-
-    @property
-    def mark(self) -> Any:
-        """What chains of one source share that give the same pixels for certain: others may, too."""
-        turn = self._pending.turn
-        return repr(self.rows) if turn is None else turn
-
-    def variant(self, number: int) -> Variant:
-        """Give what comes out; raises EdgekitError when an op cannot be applied."""
-        return Variant(number, self._pending.finish(), tuple(self.rows), self._log.rows())
-
-
 def draw(recipe: Recipe, source: Sample, number: int, attempt: int = 0, partners: Partners | None = None) -> Variant:
     """Draw and apply every op of the recipe once."""
     return _drawn(recipe, source, number, attempt, partners).variant(number)
 
 
-def _drawn(recipe: Recipe, source: Sample, number: int, attempt: int, partners: Partners | None) -> Chain:
+def _drawn(
+    recipe: Recipe,
+    source: Sample,
+    number: int,
+    attempt: int,
+    partners: Partners | None,
+    margin: Margin | None = None,
+) -> Chain:
     rng = generator(recipe.seed, source.key, number, attempt)
-    chain = Chain(source, recipe.rules)
+    chain = Chain(source, recipe.rules, margin)
     others = _Others(recipe, number, partners)
     for op in recipe.ops:
         start = others.set_aside(op)
@@ -161,14 +111,6 @@ def _drawn(recipe: Recipe, source: Sample, number: int, attempt: int, partners: 
             given = others.give(op, start) if op.partners else ()
             chain.add(Step(op, op.sample(rng, chain.seen_by(op), given), given))
     return chain
-
-
-def perform(steps: Iterable[Step], source: Sample, number: int, rules: Rules) -> Variant:
-    """Apply steps that were drawn before; raises EdgekitError when an op cannot be applied."""
-    chain = Chain(source, rules)
-    for step in steps:
-        chain.add(step)
-    return chain.variant(number)
 
 
 class _Others:
@@ -193,30 +135,6 @@ class _Others:
         return given
 
 
-class _Log:
-    """Follows objects through a chain of ops: where each comes from, and what became of it."""
-
-    def __init__(self, source: Sample) -> None:
-        self._places: list[tuple[str | None, int]] = [(None, index) for index in range(len(source.objects))]
-        self._changes: dict[tuple[str | None, int], list[str]] = {}
-
-    def add(self, applied: Applied, partners: Sequence[Sample]) -> None:
-        """Take in one op."""
-        places = list(self._places)
-        for other in partners:
-            places += [(other.key, index) for index in range(len(other.objects))]
-        for change in applied.changes:
-            self._changes.setdefault(places[change.index], []).append(change.what)
-        self._places = [places[index] for index in applied.kept]
-
-    def rows(self) -> tuple[dict[str, Any], ...]:
-        """Give the changes in the order in which the objects were first changed."""
-        return tuple(
-            {"object": index, **({} if key is None else {"of": key}), "what": "; ".join(said)}
-            for (key, index), said in self._changes.items()
-        )
-
-
 def variants(recipe: Recipe, source: Sample, partners: Partners | None = None) -> Iterator[Variant | None]:
     """Make the variants 1..copies; None stands for one that stayed equal to its source or an earlier one.
 
@@ -227,9 +145,13 @@ def variants(recipe: Recipe, source: Sample, partners: Partners | None = None) -
         return
     done = {Chain(source, recipe.rules).mark}  # what need not be made to know that it gives the same pixels
     seen: dict[tuple[Any, ...], list[Callable[[], Variant]]] = {_checksum(source): [lambda: Variant(0, source, ())]}
+    margin = Margin(source.image)
+    drawn: dict[tuple[int, int], Chain] = {}
     for number in range(1, recipe.copies + 1):
+        if (number - 1) % AHEAD == 0:
+            drawn = _drawn_ahead(recipe, source, number, done, margin)
         for attempt in range(REDRAWS):
-            chain = _drawn(recipe, source, number, attempt, partners)
+            chain = drawn.pop((number, attempt), None) or _drawn(recipe, source, number, attempt, partners, margin)
             mark = chain.mark
             if mark in done:
                 continue
@@ -245,6 +167,26 @@ def variants(recipe: Recipe, source: Sample, partners: Partners | None = None) -
             break
         else:
             yield None
+
+
+def _drawn_ahead(
+    recipe: Recipe, source: Sample, first: int, done: AbstractSet[Any], margin: Margin
+) -> dict[tuple[int, int], Chain]:
+    """Draw the variants from `first` on, by number and attempt: after a picture was made it takes twice as long.
+
+    None where drawing makes pixels, for memory's sake. What is done with the draws does not depend on it.
+    """
+    drawn: dict[tuple[int, int], Chain] = {}
+    if any(op.looks or op.partners for op in recipe.ops):
+        return drawn
+    marks = set(done)
+    for number in range(first, min(first + AHEAD, recipe.copies + 1)):
+        for attempt in range(REDRAWS):
+            chain = drawn[number, attempt] = _drawn(recipe, source, number, attempt, None, margin)
+            if chain.mark not in marks:
+                marks.add(chain.mark)
+                break
+    return drawn
 
 
 def _corrupted(recipe: Recipe, source: Sample) -> Iterator[Variant]:

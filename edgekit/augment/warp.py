@@ -26,6 +26,7 @@ from edgekit.errors import EdgekitError
 from edgekit.lazy import cv2, np
 
 if TYPE_CHECKING:
+    from edgekit.augment.margin import Margin
     from edgekit.data.sample import Sample
 
     Size = tuple[int, int]
@@ -51,6 +52,7 @@ class _Sampling:
     nearest: bool
     border: int
     outside: tuple[float, ...]
+    margin: Margin | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class _Outside:
 
     border: int
     fill: float
+    margin: Margin | None = None
 
 
 @dataclass(frozen=True)
@@ -110,12 +113,13 @@ def move(
     border: str = "reflect",
     fill: float = 0.0,
     rules: Rules = USUAL,
+    margin: Margin | None = None,
 ) -> Applied:
     """Move image, mask and objects; `matrix` maps source to output, `size` is (width, height).
 
     border: what is outside the picture: `reflect` (mirrored about the outermost pixels), `replicate`, `wrap` or
     `constant`: `fill` (0..1 of full scale), transparent where there is alpha. Objects follow `rules`, as `labels.py`
-    says; what the border shows is no object, and `Rules.outside` in the mask.
+    says; what the border shows is no object, and `Rules.outside` in the mask. margin: of the picture, or of another.
 
     Raises EdgekitError when a side exceeds 32766 pixels and the move is neither whole-pixel nor pure scaling, and when
     the output has too many pixels.
@@ -130,8 +134,9 @@ def move(
     def pixels(array: np.ndarray, sampling: _Sampling) -> np.ndarray:
         return _move_pixels(array, matrix, size, sampling)
 
+    outside = _Outside(_border_code(border), fill, margin)
     if not sample.objects and sample.mask is None:
-        sampling = _sampling(sample.image, _Outside(_border_code(border), fill))
+        sampling = _sampling(sample.image, outside)
         return Applied(sample.with_image(pixels(sample.image, sampling)), ())
 
     # Of a perspective's two sides the one with the middle of the picture is in front.
@@ -144,11 +149,11 @@ def move(
         points=lambda points: move_points(points, facing),
         region=lambda region: _move_window(region, facing, size),
         matrix=facing,
-        aligned=_align(matrix, sample.size) is not None,
+        aligned=_align(matrix.tobytes(), sample.size) is not None,
         rigid=_is_rigid(matrix),
         mirrored=bool(np.linalg.det(facing) < 0),
     )
-    return _moved(sample, step, pixels, _Outside(_border_code(border), fill), rules)
+    return _moved(sample, step, pixels, outside, rules)
 
 
 def move_by_field(
@@ -207,7 +212,7 @@ def _moved(sample: Sample, step: labels.Move, pixels: Pixels, outside: _Outside,
 def _sampling(image: np.ndarray, outside: _Outside) -> _Sampling:
     full = ((1 << 8 * image.itemsize) - 1) * outside.fill
     colours = (full, full, full, 0.0) if image.shape[2] == 4 else (full,) * 4
-    return _Sampling(nearest=False, border=outside.border, outside=colours)
+    return _Sampling(False, outside.border, colours, outside.margin)
 
 
 def _is_rigid(matrix: np.ndarray) -> bool:
@@ -295,13 +300,9 @@ def _move_pixels(array: np.ndarray, matrix: np.ndarray, size: Size, sampling: _S
     return np.ascontiguousarray(moved).reshape(size[1], size[0], channels)
 
 
-def _align(matrix: np.ndarray, size: Size) -> _Aligned | None:
-    """Read a matrix as transpose, flip, scale and offset; None when it rotates, shears or has perspective."""
-    return _read_aligned(matrix.tobytes(), size)
-
-
 @functools.lru_cache(maxsize=256)  # every move asks several times, and mirrors and turns are but eight
-def _read_aligned(matrix: bytes, size: Size) -> _Aligned | None:
+def _align(matrix: bytes, size: Size) -> _Aligned | None:
+    """Read a matrix as transpose, flip, scale and offset; None when it rotates, shears or has perspective."""
     a, b, tx, c, d, ty, gx, gy, _ = np.frombuffer(matrix).tolist()
     reach = WHOLE / max(size)
     if max(abs(gx), abs(gy)) > reach / max(size):
@@ -319,7 +320,7 @@ def _read_aligned(matrix: bytes, size: Size) -> _Aligned | None:
 @functools.lru_cache(maxsize=256)
 def _read_way(matrix: bytes, source: Size, size: Size) -> tuple[_Aligned | None, Window | None, Window | None]:
     """Read a matrix as `_align` does, with its `_window` and its `_landing`."""
-    aligned = _read_aligned(matrix, source)
+    aligned = _align(matrix, source)
     if aligned is None:
         return None, None, None
     return aligned, _window(aligned, size), _landing(aligned, source)
@@ -392,7 +393,10 @@ def _warp(array: np.ndarray, matrix: np.ndarray, size: Size, sampling: _Sampling
     matrix = to_centres @ matrix @ from_centres
     flags = cv2.INTER_NEAREST if sampling.nearest else cv2.INTER_LINEAR
     warp, rows = (cv2.warpPerspective, matrix) if matrix[2, :2].any() else (cv2.warpAffine, matrix[:2])
-    warped: np.ndarray = warp(array, rows, size, flags=flags, borderMode=sampling.border, borderValue=sampling.outside)
+    margin = None if rows is matrix else sampling.margin
+    warped = margin.warp(rows, size, sampling.border) if margin is not None and margin.image is array else None
+    if warped is None:
+        warped = warp(array, rows, size, flags=flags, borderMode=sampling.border, borderValue=sampling.outside)
     return warped
 
 
