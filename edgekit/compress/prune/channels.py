@@ -33,8 +33,9 @@ _HINT = "put --prune before --int8 and --fp16; what is pruned can be quantised a
 SHORT_OF, NEAR_SHARE = 0.005, 0.015
 # Candidates for one share, each with an aim corrected by what the one before saved; halvings of it under a budget.
 ROUNDS, HALVINGS = 4, 4
-# So many choices for one share are fitted, with this effort, and the nearest one with all of it.
-DRAFTS, DRAFT = 4, 1 / 12
+# So many choices for one share are fitted, with this effort (more where the net is small: branches that go come back
+# late), and the nearest one with all of it.
+DRAFTS, DRAFT, LONG_DRAFT = 4, 1 / 12, 1 / 4
 # Without --max-drop as much is pruned as was asked for, unless a quarter of the outputs' power would be noise.
 USELESS_DB = 6.0
 _NAMED = 12  # groups that a note names
@@ -138,28 +139,32 @@ class _Choice:
         for _ in range(ROUNDS):
             gone = self._work.gone(self._work.by_latency(aim))
             saved = _saved(self._speed(gone))
-            found.append((saved < share - SHORT_OF, abs(saved - share), aim))
+            found.append((saved < share - SHORT_OF, abs(saved - share), aim, gone))
             if -SHORT_OF <= saved - share <= NEAR_SHARE or not self._bench.has_time():
                 break
             # What the nodes' times do not show, conversions between them, makes whole graphs save more or less.
             aim = min(0.98, aim * min(2.0, (share - before) / max(saved - before, 1e-3)))
-        *_, aim = min(found)
-        self._try(self._nearest(share, aim))
+        *_, aim, _ = min(found, key=lambda each: each[:3])
+        self._try(self._nearest(share, aim, [gone for is_short, _, _, gone in found if not is_short]))
         return aim
 
-    def _nearest(self, share: float, aim: float) -> Gone:
-        """Give the choice for this share whose outputs are nearest once they are fitted a little."""
+    def _nearest(self, share: float, aim: float, known: Sequence[Gone]) -> Gone:
+        """Give the choice for this share whose outputs are nearest once they are fitted a little.
+
+        `known`: choices that save as much or more.
+        """
         work, bench = self._work, self._bench
         found: list[Gone] = []
-        for kept in work.variants(aim):
-            gone = work.gone(kept)
+        for gone in map(work.gone, work.variants(aim)):
             if gone and gone not in found and _saved(self._speed(gone)) >= share - SHORT_OF:
                 found.append(gone)
             if len(found) == (DRAFTS if bench.effort == 1 else 1) or not bench.has_time():
                 break
+        found += [gone for gone in known if gone not in found and (bench.effort == 1 or not found)]
         if len(found) < 2:
             return found[0] if found else work.gone(work.by_latency(aim))
-        reached = [bench.drift(work.model, work.make(gone, None, DRAFT)[0]).sqnr_db for gone in found]
+        effort = LONG_DRAFT if work.is_small else DRAFT
+        reached = [bench.drift(work.model, work.make(gone, None, effort)[0]).sqnr_db for gone in found]
         bench.say(f"pruned in {len(found)} ways, outputs at {', '.join(f'{each:.1f}' for each in reached)} dB")
         return found[max(range(len(found)), key=lambda place: reached[place])]
 

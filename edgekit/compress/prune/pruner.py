@@ -149,7 +149,7 @@ class Pruner:
         bare = self._bare({name: count})
         if count or self.repair != AUTO:
             return bare
-        if not self._is_small:
+        if not self.is_small:
             return EASE * bare
         if name not in self._fitted:
             gone = self.gone({name: 0})
@@ -158,7 +158,7 @@ class Pruner:
         return min(EASE * bare, self._fitted[name])
 
     @cached_property
-    def _is_small(self) -> bool:
+    def is_small(self) -> bool:
         """Whether judging all branches takes no longer than one reconstruction may."""
         feed = next(iter(self.bench.feeds(1)), None)
         branches = sum(unit.removable for unit in self.units)
