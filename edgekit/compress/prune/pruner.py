@@ -104,14 +104,11 @@ class Pruner:
 
     def _errors(self, unit: Unit, counts: Sequence[int], *, singly: bool) -> dict[int, float]:
         if singly or len(counts) < 2:
-            return {count: self._error(unit, count) for count in counts}
+            return {count: self._expected(unit.name, count) for count in counts}
         middle = counts[len(counts) // 2]
         foreseen = self.rankings[unit.group.name].errors
-        scale = self._error(unit, middle) / max(float(foreseen[unit.size - middle]), 1e-12)
+        scale = self._expected(unit.name, middle) / max(float(foreseen[unit.size - middle]), 1e-12)
         return {count: scale * float(foreseen[unit.size - count]) for count in counts}
-
-    def _error(self, unit: Unit, count: int) -> float:
-        return self._expected(unit.name, count)
 
     def gone(self, kept: Mapping[str, int]) -> dict[str, list[int]]:
         """Give the channels that go, by group, in rising order, when so many of these units are kept."""
@@ -140,9 +137,13 @@ class Pruner:
 
     def error(self, kept: Mapping[str, int]) -> float:
         """Give the error to be expected with all these units smaller, relative to the outputs' power."""
-        alone = {name: self._bare({name: count}) for name, count in kept.items()}
-        expected = sum(self._expected(name, count) for name, count in kept.items())
-        return self._bare(kept) * expected / max(sum(alone.values()), 1e-12)
+        together = self._bare(kept)
+        if all(kept.values()):
+            return together
+        errors = self.errors
+        expected = {name: errors[name][count] for name, count in kept.items()}
+        alone = {name: expected[name] if count else self._bare({name: 0}) for name, count in kept.items()}
+        return together * sum(expected.values()) / max(sum(alone.values()), 1e-12)
 
     def _expected(self, name: str, count: int) -> float:
         """Give the error of one smaller unit, less for a branch that is gone than the closed form leaves."""
