@@ -5,8 +5,7 @@
 Every model is made by the command, from pictures in one folder, so without labels; except L1, which is the simplest
 rival: the same share of every group's channels, those with the smallest weights, nothing repaired. "the same channels"
 replays what the command above decided (--recipe), so that they differ by the repair alone. Those of one share stand
-below each other. All of them are timed and
-scored as in the other tables. Commands are printed as typed, without --calib and what is told of the preprocessing.
+below each other. All of them are timed and scored as in the other tables. Commands are printed as typed, without --calib and what is told of the preprocessing.
 """
 
 from __future__ import annotations
@@ -41,7 +40,12 @@ PRUNED = ("resnet20_cifar10", "resnet8_cifar10_jpegft")
 SPLIT = (*PRUNED, "mobilenetv1_025_vww96", "vit_fmnist")
 ZEROED = (*PRUNED, "vit_fmnist")
 SHARES = (0.1, 0.2, 0.3)
-REPAIRS = {"fold": "covariance fold alone", "bias": "bias alone", "none": "no repair"}
+REPAIRS = {
+    "refit": "covariance fold, then least squares layer by layer",
+    "fold": "covariance fold alone",
+    "bias": "bias alone",
+    "none": "no repair",
+}
 TOGETHER = 0.2  # pruned before --int8
 RANKS = (0.2,)
 ZEROS = (0.5, 0.7)

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -92,24 +92,30 @@ class World:
             yield self.trial((*([] if strength is None else [f"sparsity {strength:g}"]), *rest))
 
 
-def explored(world, budget, **more):
-    """Search in a world; every candidate takes ten seconds."""
+def explored(world, budget, later_ms=None, **more):
+    """Search in a world, whose times are others once the first answer was found; every candidate takes ten seconds."""
     bench = Bench(onnx.ModelProto(), budget=budget, **more)
+    ms = [world.ms]
+
+    def speed(before, after):
+        ms[0] = later_ms or world.ms
+        return Timing(1.0, 0.99, 1.01, "faster", ms[0])
 
     def make(self, steps, decisions=None, effort=1.0):
         return Made(bench.model, steps)
 
     def measured(self, steps, made):
         bench.left -= 10
-        return world.trial(steps)
+        return replace(world, ms=ms[0]).trial(steps)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compose, "STRENGTHS", ("sparsity",))
         patch.setattr(making, "STRENGTHS", ("sparsity",))
         patch.setattr(Maker, "make", make)
         patch.setattr(Explorer, "_measured", measured)
+        patch.setattr(bench, "speed", speed)
         explorer = Explorer(Maker(bench.model, bench), bench)
-        explorer.explore()
+        explorer.search()
     return explorer.front, bench
 
 
@@ -163,6 +169,20 @@ def test_without_a_time_or_a_size_the_fastest_is_looked_for():
     assert best.drift.drop <= 0.01
     fastest = max(one.speedup for one in World().all() if one.drift.drop <= 0.01)
     assert best.speedup >= 0.95 * fastest
+
+
+def test_when_the_machine_becomes_slower_the_search_goes_on():
+    front, _ = explored(World(), Budget(max_ms=6, max_drop=0.1))
+    assert front.best().name == "int8"
+    front, _ = explored(World(), Budget(max_ms=6, max_drop=0.1), later_ms=16.0)
+    assert front.within(front.best()) and front.best().name.startswith("sparsity")
+    front, bench = explored(World(), Budget(max_ms=6), later_ms=16.0, left=15)
+    assert front.best().name == "int8" and bench.left == -5
+
+
+def test_only_the_latest_times_of_the_original_count():
+    slow, now = trial("slow", 2.0, ms=20.0), trial("now", 2.0)
+    assert Front(Budget(), trials=[*[slow] * 9, *[now] * 4]).milliseconds(now) == 5.0
 
 
 def test_the_time_ends_it():

@@ -10,7 +10,7 @@ import pytest
 
 from edgekit import graph
 from edgekit.compress.method import STEPS
-from edgekit.compress.prune import staircase
+from edgekit.compress.prune import pruner, staircase
 from edgekit.compress.prune.allocate import allocate
 from edgekit.compress.prune.groups import find_groups
 from edgekit.compress.prune.shortcuts import as_convolutions
@@ -310,7 +310,7 @@ def test_a_model_without_groups_is_refused():
 
 
 @pytest.mark.parametrize("rank", ["obs", "l1", "variance", "random"])
-@pytest.mark.parametrize("repair", ["auto", "fold", "bias", "none"])
+@pytest.mark.parametrize("repair", pruner.REPAIRS)
 def test_ways_to_rank_and_to_repair(rank, repair):
     model = simple(perceptron())
     made, _ = applied(f"prune channels=0.5 rank={rank} repair={repair}", model)
@@ -319,8 +319,20 @@ def test_ways_to_rank_and_to_repair(rank, repair):
 
 def test_making_up_for_what_goes_helps():
     model = chain(32, 32, 24)
-    found = [sqnr_db(model, applied(f"prune channels=0.5 repair={how}", model)[0]) for how in ("fold", "none")]
-    assert found[0] > found[1] + 1
+    ways = ("auto", "refit", "fold", "none")
+    found = [sqnr_db(model, applied(f"prune channels=0.5 repair={how}", model)[0]) for how in ways]
+    assert found[0] > found[2] and found[1] > found[2] > found[3] + 1
+
+
+def test_what_cannot_be_fitted_all_at_once_is_fitted_layer_by_layer(monkeypatch):
+    model = chain(32, 32, 24)
+    monkeypatch.setattr(pruner, "reconstruct", lambda original, pruned, bench, samples, epochs: pruned)
+    made, bench = applied("prune channels=0.5 repair=auto", model)
+    assert bench.settlements["repairs"] == ["refit"]
+    fitted, _ = applied("prune channels=0.5 repair=refit", model)
+    assert made.SerializeToString(deterministic=True) == fitted.SerializeToString(deterministic=True)
+    again, _ = applied("prune channels=0.5 repair=auto", model, replay=bench.settlements)
+    assert again.SerializeToString(deterministic=True) == made.SerializeToString(deterministic=True)
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # A time counts as kept when it is shorter by this: the next measurement may be so much longer.
 MARGIN = 0.04
+# So many of the latest timings of the original tell what it takes now.
+LATEST = 5
 # What cannot keep all budgets: a point lost counts as much as this many percent too many of time or bytes.
 POINT = 10
 # A changed answer costs so much of the score on average, give or take so much: pruned nets measured here, 0.2-0.4.
@@ -67,18 +69,35 @@ class Timing:
 class Front:
     """All candidates of a search and the budgets they are held against.
 
-    Milliseconds are those of the original, at the upper quartile of how often it was timed, divided by the speed-up:
-    single medians on a busy machine scatter far more than the ratio of two models timed in turn.
+    Milliseconds are those of the original, at the upper quartile of its latest timings, divided by the speed-up: single
+    medians on a busy machine scatter far more than the ratio of two models timed in turn. Only the latest, since a
+    machine may be slow for some minutes: what was pruned for those would have been pruned too far.
     """
 
     budget: Budget
     foreign: bool = False
     trials: list[Trial] = field(default_factory=list)
+    originals: list[float] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        """Take in the trials given."""
+        for trial in self.trials:
+            self.time(trial.speed)
+
+    def add(self, trial: Trial) -> None:
+        """Take in a candidate that was just measured."""
+        self.trials.append(trial)
+        self.time(trial.speed)
+
+    def time(self, speed: Speed | None) -> None:
+        """Take in what the original took beside a candidate, in milliseconds."""
+        if speed is not None:
+            self.originals.append(speed.after_ms * speed.speedup)
 
     def milliseconds(self, trial: Trial) -> float:
         """Give the time of one inference; infinite for what was not timed."""
-        known = sorted(t.speed.after_ms * t.speed.speedup for t in self.trials if t.speed is not None)
-        return known[3 * len(known) // 4] / trial.speedup if known and trial.speedup > 0 else float("inf")
+        known = sorted(self.originals[-LATEST:])
+        return known[3 * (len(known) - 1) // 4] / trial.speedup if known and trial.speedup > 0 else float("inf")
 
     def costs(self, trial: Trial) -> float:
         """Give how far over time (with its margin) and size budgets a trial is, as a factor; 1 and below is within."""

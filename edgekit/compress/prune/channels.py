@@ -35,7 +35,7 @@ SHORT_OF, NEAR_SHARE = 0.005, 0.015
 ROUNDS, HALVINGS = 4, 4
 # So many choices for one share are fitted, with this effort (more where the net is small: branches that go come back
 # late), and the nearest one with all of it.
-DRAFTS, DRAFT, LONG_DRAFT = 4, 1 / 12, 1 / 4
+DRAFTS, DRAFT, LONG_DRAFT = 4, 1 / 12, 1 / 8
 # Without --max-drop as much is pruned as was asked for, unless a quarter of the outputs' power would be noise.
 USELESS_DB = 6.0
 _NAMED = 12  # groups that a note names

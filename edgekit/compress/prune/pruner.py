@@ -12,6 +12,7 @@ from edgekit.compress.prune import repair, score, staircase
 from edgekit.compress.prune.allocate import allocate
 from edgekit.compress.prune.moments import moments
 from edgekit.compress.prune.reconstruct import EPOCHS, MOST_PRODUCTS, products, reconstruct
+from edgekit.compress.prune.refit import refit
 from edgekit.compress.prune.surgery import remove
 from edgekit.compress.prune.units import Unit, units, which_go
 from edgekit.lazy import np
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 Gone = Mapping[str, Sequence[int]]
 
 AUTO = "auto"
-REPAIRS = (AUTO, *reversed(repair.FOLDS))
-RECONSTRUCT = "reconstruct"
+RECONSTRUCT, REFIT = "reconstruct", "refit"
+REPAIRS = (AUTO, REFIT, *reversed(repair.FOLDS))
 # Held-back pictures on which the error of one group alone is judged, and how many such errors are judged; of more
 # groups one each, the others follow the group's ranking.
 JUDGED, MOST_JUDGED = 48, 96
@@ -205,14 +206,22 @@ class Pruner:
     ) -> tuple[ModelProto, list[str]]:
         """Give the model without these channels, and the repairs after it that were kept.
 
-        `repairs`: those that an earlier run kept; None for all that `repair` says and that bring the outputs nearer.
+        `repairs`: those that an earlier run kept; None for the first of those that `repair` says by which the outputs
+        get nearer: layer by layer where nothing is to be had all at once.
         `effort`: how long is worked at them, 0..1.
         """
         made = remove(self.folded(gone), gone)
-        if self.repair != AUTO or repairs == []:
-            return made, []
-        fitted = reconstruct(self.model, made, self.bench, self.samples, effort * self.bench.effort * EPOCHS)
-        return fitted, [] if fitted is made else [RECONSTRUCT]
+        effort *= self.bench.effort
+        ways = {
+            RECONSTRUCT: lambda: reconstruct(self.model, made, self.bench, self.samples, effort * EPOCHS),
+            REFIT: lambda: refit(self.model, made, self.bench, min(self.samples, MEASURED)) if effort == 1 else made,
+        }
+        for name in {AUTO: (RECONSTRUCT, REFIT), REFIT: (REFIT,)}.get(self.repair, ()):
+            if repairs is None or name in repairs or self.repair == name:
+                fitted = ways[name]()
+                if fitted is not made:
+                    return fitted, [name]
+        return made, []
 
 
 def noise(drift: Drift) -> float:

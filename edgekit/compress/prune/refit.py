@@ -36,14 +36,14 @@ MOST_LAYERS = 64
 
 def refit(
     original: ModelProto, pruned: ModelProto, bench: Workbench, samples: int = 256, ridge: float = RIDGE
-) -> tuple[ModelProto, tuple[str, ...]]:
-    """Give the pruned model with layers fitted to the original, and the names of their nodes.
+) -> ModelProto:
+    """Give the pruned model with layers fitted to the original; itself when no fit brings it nearer.
 
     Values of the two models with one name are taken for the same; a layer whose output has another shape than in the
     original, or whose sums do not fit into the memory, stays as it is, and so does one whose fit does not bring the
     answers on held-back pictures nearer. Weights that are zero stay zero where a whole column is.
     """
-    current, kept = pruned, []
+    current = pruned
     reached = bench.drift(original, current).sqnr_db
     for layer in changed(original, pruned)[-MOST_LAYERS:]:
         tried = fitted(original, current, layer, bench.feeds(samples), bench.max_bytes // SHARE, ridge)
@@ -52,8 +52,7 @@ def refit(
         after = bench.drift(original, tried).sqnr_db
         if after > reached:
             current, reached = tried, after
-            kept.append(layer.node)
-    return current, tuple(kept)
+    return current
 
 
 def changed(original: ModelProto, pruned: ModelProto) -> list[Layer]:
