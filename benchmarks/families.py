@@ -5,7 +5,8 @@
 Every model is made by the command, from pictures in one folder, so without labels; except L1, which is the simplest
 rival: the same share of every group's channels, those with the smallest weights, nothing repaired. "the same channels"
 replays what the command above decided (--recipe), so that they differ by the repair alone. Those of one share stand
-below each other. All of them are timed and scored as in the other tables. Commands are printed as typed, without --calib and what is told of the preprocessing.
+below each other. All of them are timed and scored as in the other tables. Commands are printed as typed, without
+--calib and what is told of the preprocessing.
 """
 
 from __future__ import annotations
