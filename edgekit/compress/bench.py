@@ -106,7 +106,7 @@ class Bench:
     def remember(self, key: str, make: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
         """Give what `make` makes of the calibration inputs, from the cache where an earlier run left it."""
         here = machine.describe()
-        facts = [key, self.calibrate.digest, __version__, here.cpu, here.int8, here.versions]
+        facts = [key, self.calibrate.digest, __version__, here.cpu, here.int8, here.versions, self.threads]
 
         def made() -> dict[str, np.ndarray]:
             arrays = make()
