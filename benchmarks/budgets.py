@@ -3,8 +3,9 @@
     python benchmarks/budgets.py ASSETS [--only MODEL ...] [--count 12] [--seed 0] [--grid FILE] [--seconds 60]
 
 First a grid of compositions (int8 or not, pruned by several shares, stored in fewer bits) is made for each model, with
-a quarter of the effort, and measured on the test pictures, interleaved with the original; `--grid` keeps it in a file, and takes it from there. A
-budget is what one point of the grid reaches, and a little more: a tenth more time and bytes, half a point more lost.
+a quarter of the effort, and measured on the test pictures, interleaved with the original; `--grid` keeps it in a file,
+and takes it from there. A budget is what one point of the grid reaches, and a little more: a tenth more time and bytes,
+half a point more lost.
 Milliseconds are the point's ratio times what the original takes now, since a shared machine has good and bad hours.
 Points are drawn from those that no other beats in time, bytes and score together. Each search starts without a cache,
 and its budget is met when `edgekit compress` says so: its gates hold on the test pictures. Where others share the
