@@ -1,7 +1,7 @@
 """Compress real models with edgekit and with the tools beside it, and print a Markdown table.
 
     python benchmarks/compress.py ASSETS [--only MODEL] [--seconds 8] [--nncf-python PATH]
-    python benchmarks/compress.py ASSETS --families [--only MODEL] [--seconds 8] [--pictures 2000]  # see families.py
+    python benchmarks/compress.py ASSETS --families [--only MODEL] [--steps prune] [--pictures 2000]  # see families.py
 
 ASSETS holds models/ and images/ as listed in PAIRS below. All candidates of a model are measured by edgekit's own code:
 what they answer on the test pictures; their latency against fp32's, interleaved, one thread, in rounds: each round
@@ -40,6 +40,7 @@ from edgekit.report.report import Accuracy
 from edgekit.session import open_session
 
 ROUNDS = 8
+FAMILIES = ("prune", "low-rank", "sparsity")
 SAMPLES = 256
 RIVALS = Path(__file__).with_name("rivals.py")
 
@@ -247,6 +248,7 @@ def main() -> None:
     parser.add_argument("--nncf-python", metavar="PATH", default=sys.executable, help="interpreter that has NNCF")
     parser.add_argument("--families", action="store_true", help="pruning, low rank and sparsity instead")
     parser.add_argument("--pictures", type=int, default=2000, help="to score on at most, for --families")
+    parser.add_argument("--steps", nargs="+", default=FAMILIES, choices=FAMILIES, help="which of --families")
     options = parser.parse_args()
     if shutil.which(options.nncf_python) is None:
         parser.error(f"--nncf-python {options.nncf_python}: no such interpreter")

@@ -1,6 +1,6 @@
 """What pruning, low rank and sparsity give on real models, beside the simplest rivals; called by `compress.py`.
 
-    python benchmarks/compress.py ASSETS --families [--only MODEL] [--pictures 2000] [--seconds 8]
+    python benchmarks/compress.py ASSETS --families [--steps prune] [--only MODEL] [--pictures 2000] [--seconds 8]
 
 Every model is made by the command, from pictures in one folder, so without labels; except L1, which is the simplest
 rival: the same share of every group's channels, those with the smallest weights, nothing repaired. "the same channels"
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from compress import PAIRS, SAMPLES, Pair, ran, score, speeds
+from compress import FAMILIES, PAIRS, SAMPLES, Pair, ran, score, speeds
 
 from edgekit import __version__, graph
 from edgekit.compress import simplify
@@ -178,7 +178,7 @@ def split(maker: Maker) -> None:
     """Split layers, as far as asked and as far as a small loss allows."""
     for share in RANKS:
         maker.run(f"--low-rank {share}", f"{share:.0%} of latency", "--low-rank", share)
-    maker.run("--low-rank 0.8 --max-drop 0.003", "0.3 points", "--low-rank", 0.8, "--max-drop", 0.003)
+    maker.run("--low-rank 0.8 --max-drop 0.01", "1 point", "--low-rank", 0.8, "--max-drop", 0.01)
 
 
 def zeroed(maker: Maker) -> None:
@@ -221,12 +221,13 @@ def families(options: argparse.Namespace) -> None:
     """Print the tables."""
     here = machine.describe()
     print(f"{here.cpu}, int8 instructions: {here.int8}, 1 thread, edgekit {__version__}, onnxruntime {ort.__version__}")
-    print(f"`python benchmarks/compress.py ASSETS --families --pictures {options.pictures}`\n")
+    chosen = "" if len(options.steps) == len(FAMILIES) else f" --steps {' '.join(options.steps)}"
+    print(f"`python benchmarks/compress.py ASSETS --families{chosen} --pictures {options.pictures}`\n")
     print("| model (pictures) | how | asked | channels left | latency (95%) | size | packed | fp32 | after | points |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     typed: list[str] = []
     products: list[str] = []
-    there = {cls.spec_name() for cls in STEPS}
+    there = {cls.spec_name() for cls in STEPS} & set(options.steps)
     for pair in PAIRS:
         if pair.model not in SPLIT or (options.only and pair.model not in options.only):
             continue
@@ -239,7 +240,7 @@ def families(options: argparse.Namespace) -> None:
                 parts = together(maker)
             if "low-rank" in there:
                 split(maker)
-            if pair.model in ZEROED:
+            if "sparsity" in there and pair.model in ZEROED:
                 zeroed(maker)
             gains: dict[int, float] = {}
             for made, speedup, row in rows(maker, known, options):

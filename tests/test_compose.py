@@ -333,6 +333,13 @@ def test_budgets_that_are_refused_before_the_work(budget, more, what):
     assert what in caught.value.message and caught.value.hint
 
 
+def test_it_is_said_when_the_time_was_over(strong):
+    for left, said in ((1e9, False), (-1.0, True)):
+        _, bench = applied(nets.residual(), Budget(max_ms=0.0001), left=left)
+        assert any("no candidate keeps the budgets" in note for note in bench.notes)
+        assert any("--search-seconds" in note for note in bench.notes) == said
+
+
 def test_for_another_cpu_the_smallest_is_taken():
     made, bench = applied(nets.residual(), Budget(max_mb=1), foreign=True)
     assert all(one.speed is None for one, *_ in bench.trials)

@@ -10,7 +10,8 @@ from edgekit.compress.prune.derivatives import RULES
 from edgekit.compress.prune.gradient import differentiated
 from edgekit.compress.prune.groups import find_groups
 from edgekit.compress.prune.moments import moments
-from edgekit.compress.prune.reconstruct import _values, reconstruct
+from edgekit.compress.prune.pruner import Pruner
+from edgekit.compress.prune.reconstruct import _values, _Work, reconstruct
 from edgekit.compress.prune.refit import added, changed, fitted, refit
 from edgekit.compress.prune.repair import fold
 from edgekit.compress.prune.surgery import remove
@@ -198,6 +199,41 @@ def test_one_picture_at_a_time_where_the_batch_is_fixed():
         each.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     made = reconstruct(model, small, Held(model, count=32), epochs=8)
     assert sqnr_db(model, made, 8, seed=5) > sqnr_db(model, small, 8, seed=5) + 0.5
+
+
+def test_where_all_lack_channels_they_are_compared_with_those_that_stay():
+    net = Net(4)
+    x, last = "input", 3
+    for count in (12, 16, 12):
+        x, last = net.conv(x, last, count), count
+    net.conv(x, last, 4, relu=False)
+    net.nodes[-1].output[0] = "out"
+    model = net.model({"input": ["N", 3, 8, 8]}, {"out": ["N", 4, 8, 8]})
+    groups = find_groups(model).groups
+    gone = {group.name: list(range(0, group.size, 2)) for group in groups}
+    bench = Held(model, count=48)
+    narrowed = Pruner(model, groups, bench).narrowed(gone)
+    assert {len(kept) for _, kept in narrowed.values()} == {6, 8}
+    small = without(model, *gone)
+    work = _Work.of(model, small, list(bench.feeds(48)), bench, narrowed)
+    assert set(work.watched) == {*narrowed, "out"}
+    old, new = (_values(each, batch(model)) for each in (model, small))
+    goals = run(work.original, batch(model), work.goals)
+    for name, goal in zip(work.watched, goals, strict=True):
+        assert goal.shape == new[name].shape
+        np.testing.assert_array_equal(goal, old[name].take(narrowed[name][1], 1) if name in narrowed else old[name])
+    alone, beside = (reconstruct(model, small, bench, epochs=24, narrowed=each) for each in (None, narrowed))
+    assert sqnr_db(model, beside, 8, seed=5) > sqnr_db(model, small, 8, seed=5) + 0.5
+    assert alone.SerializeToString() != beside.SerializeToString()
+
+
+def test_what_lacks_few_channels_is_not_compared():
+    model = wide()
+    groups, bench = find_groups(model).groups, Held(model, count=16)
+    gone = {name: [0, 1] for name in names_of(model)[:1]}
+    narrowed = Pruner(model, groups, bench).narrowed(gone)
+    work = _Work.of(model, remove(model, gone), list(bench.feeds(16)), bench, narrowed)
+    assert narrowed and not set(narrowed) & set(work.watched) and work.watched == work.goals
 
 
 def test_what_does_not_help_is_not_kept():

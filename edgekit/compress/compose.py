@@ -57,6 +57,8 @@ class search(Method):
             explorer = Explorer(maker, bench)
             explorer.search()
             taken = explorer.front.close(bench)
+            if not explorer.front.within(taken) and not explorer.may_go_on():
+                bench.note("the time for trying was over: with more --search-seconds one may be found")
             decision = dict(taken.decision)
         steps = _typed(decision)
         made = maker.make(steps, decision["decisions"], decision.get("effort", 1.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +33,12 @@ LOST, MOVED = 0.5, 6
 # A share of the latency is reached when it is missed by no more than the first; it is aimed at so often, each time so
 # much further at most.
 NEAR_SHARE, MOST_AIMS, MOST_MORE = 0.02, 4, 1.6
+# Part of the effort with which layers are fitted together where it is only to be known how near the outputs can get.
+DRAFT = 1 / 8
 AUTO = "auto"
 REPAIRS = (AUTO, "refit")
 _NONE = "no layer is faster split in two"
+_OVER = "no layer can be split within the budget"
 _HINT = "put --low-rank before the steps that store or compute in fewer bits"
 
 
@@ -82,14 +85,19 @@ class low_rank(Method):
     def _fitted(self, maker: Maker, chosen: Decision) -> ModelProto:
         """Give the model of a decision, its layers fitted together when that brings the outputs nearer."""
         bench, made = maker.bench, maker.make(chosen)
-        wanted = bool(chosen["layers"]) and self.repair == AUTO and bench.settled("fitted") is not False
-        epochs = bench.effort * EPOCHS
-        fitted = reconstruct(maker.model, made, bench, self.samples, epochs) if wanted else made
+        wanted = bool(chosen["layers"]) and bench.settled("fitted") is not False
+        fitted = self._together(maker, made) if wanted else made
         if fitted is not made:
             reached = [bench.drift(maker.model, each).sqnr_db for each in (made, fitted)]
             bench.note(f"all layers fitted together: {reached[0]:.1f} -> {reached[1]:.1f} dB")
         bench.settle("fitted", fitted is not made)
         return graph.copy(fitted)
+
+    def _together(self, maker: Maker, made: ModelProto, effort: float = 1.0) -> ModelProto:
+        """Fit all layers together, if that is wanted and brings the outputs nearer."""
+        if self.repair != AUTO:
+            return made
+        return reconstruct(maker.model, made, maker.bench, self.samples, effort * maker.bench.effort * EPOCHS)
 
     def _maker(self, model: ModelProto, layers: Sequence[Layer], bench: Workbench) -> Maker:
         """Give what is known of the model; another share needs nothing that is not known from the one before."""
@@ -108,7 +116,10 @@ class low_rank(Method):
             return _left(maker, _NONE)
         budget = maker.bench.budget
         if any(value is not None for value in (budget.max_drop, budget.max_ms, budget.max_mb)):
-            return _searched(maker, steps[: options.reaching(steps, self.share)])
+            some = steps[: options.reaching(steps, self.share)]
+            if self.repair == AUTO:
+                return _drafted(maker, some, lambda made: self._together(maker, made, DRAFT))
+            return _searched(maker, some)
         return _asked(maker, steps, self.share)
 
 
@@ -132,6 +143,20 @@ def _after(steps: Sequence[Step], count: int) -> Decision:
     return options.decision(options.taken(steps[:count]))
 
 
+def _drafted(maker: Maker, steps: Sequence[Step], fit: Callable[[ModelProto], ModelProto]) -> Decision:
+    """Go down as far as the budget for the outputs allows once all layers are fitted together a little."""
+    trials: dict[int, Trial] = {}
+
+    def accepted(count: int) -> bool:
+        trials[count] = _trial(maker, _after(steps, count), fit)
+        return _accepts(maker.bench, trials[count].drift)
+
+    best = trials.get(options.furthest(len(steps), accepted))
+    if best is None:
+        return _left(maker, _OVER)
+    return _closed(maker, best, None, list(trials.values()))
+
+
 def _searched(maker: Maker, steps: Sequence[Step]) -> Decision:
     """Go down as far as the budget for the outputs allows: first without the correction, then with it."""
     trials: dict[int, Trial] = {}
@@ -148,7 +173,7 @@ def _searched(maker: Maker, steps: Sequence[Step]) -> Decision:
     if further > plain:
         return _closed(maker, trials[further], None, tried)
     if best is None:
-        return _left(maker, "no layer can be split within the budget")
+        return _left(maker, _OVER)
     return _closed(maker, _corrected(maker, best.decision), None, tried)
 
 
@@ -171,8 +196,9 @@ def _corrected(maker: Maker, chosen: Decision) -> Trial:
     return corrected if kept else plain
 
 
-def _trial(maker: Maker, chosen: Decision) -> Trial:
+def _trial(maker: Maker, chosen: Decision, fit: Callable[[ModelProto], ModelProto] | None = None) -> Trial:
     made = maker.make(chosen)
+    made = made if fit is None else fit(made)
     return Trial(_named(maker, chosen), chosen, maker.bench.drift(maker.model, made), made.ByteSize())
 
 

@@ -201,6 +201,16 @@ class Pruner:
         """Give the model without these channels, nothing made up for: it takes the same time."""
         return remove(self.model, gone)
 
+    def narrowed(self, gone: Gone) -> dict[str, tuple[int, np.ndarray]]:
+        """Give the values that lack channels, along which axis, and the places (int64) that are left of it."""
+        stays: dict[tuple[str, int], np.ndarray] = {}
+        for group in self.groups:
+            for reader in group.readers if group.name in gone else ():
+                lost = np.isin(reader.channels, gone[group.name])
+                key = reader.value, reader.axis
+                stays[key] = stays.get(key, np.ones(lost.shape, bool)) & ~lost
+        return {value: (axis, np.flatnonzero(kept)) for (value, axis), kept in stays.items() if kept.any()}
+
     def make(
         self, gone: Gone, repairs: Sequence[str] | None = None, effort: float = 1.0
     ) -> tuple[ModelProto, list[str]]:
@@ -213,7 +223,9 @@ class Pruner:
         made = remove(self.folded(gone), gone)
         effort *= self.bench.effort
         ways = {
-            RECONSTRUCT: lambda: reconstruct(self.model, made, self.bench, self.samples, effort * EPOCHS),
+            RECONSTRUCT: lambda: reconstruct(
+                self.model, made, self.bench, self.samples, effort * EPOCHS, self.narrowed(gone)
+            ),
             REFIT: lambda: refit(self.model, made, self.bench, min(self.samples, MEASURED)) if effort == 1 else made,
         }
         for name in {AUTO: (RECONSTRUCT, REFIT), REFIT: (REFIT,)}.get(self.repair, ()):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     Feed = Mapping[str, np.ndarray]
     Arrays = dict[str, np.ndarray]
+    Narrowed = Mapping[str, tuple[int, np.ndarray]]  # by value: an axis, and the places along it that are kept
 
 # How often each picture is seen: a resnet8 without its first block lost 4.0 points with 96 times and whole pictures,
 # 2.6 with 192 times and parts pasted in, 2.1 with 384.
@@ -58,16 +59,22 @@ HELD = 4
 
 
 def reconstruct(
-    original: ModelProto, pruned: ModelProto, bench: Workbench, samples: int = 256, epochs: float = EPOCHS
+    original: ModelProto,
+    pruned: ModelProto,
+    bench: Workbench,
+    samples: int = 256,
+    epochs: float = EPOCHS,
+    narrowed: Narrowed | None = None,
 ) -> ModelProto:
     """Give the pruned model with weights by which it answers nearer to the original, or as it is when none are found.
 
-    Values of the two models with one name are taken for the same. `epochs` is how often each of at most `samples`
+    Values of the two models with one name are taken for the same, but for the channels that those in `narrowed` lack;
+    these are compared too where most are such. `epochs` is how often each of at most `samples`
     calibration inputs is seen; in proportion fewer for nets so large that EPOCHS would take more than some minutes.
     Kept only when the answers on held-back pictures get nearer. The same bytes every time.
     """
     feeds = _held(bench.feeds(samples), bench.max_bytes // 4)
-    work = _Work.of(original, pruned, feeds, bench)
+    work = _Work.of(original, pruned, feeds, bench, narrowed or {})
     if work is None:
         return pruned
     within = min(1.0, MOST_PRODUCTS * work.workers / PARTS / max(1.0, work.products * len(feeds) * EPOCHS))
@@ -104,6 +111,7 @@ class _Work:
 
     pruned: ModelProto
     watched: tuple[str, ...]
+    goals: tuple[str, ...]  # what they are compared with, in the original
     original: Any
     slopes: Any
     trained: list[str]
@@ -112,7 +120,9 @@ class _Work:
     products: float
 
     @classmethod
-    def of(cls, original: ModelProto, pruned: ModelProto, feeds: Sequence[Feed], bench: Workbench) -> _Work | None:
+    def of(
+        cls, original: ModelProto, pruned: ModelProto, feeds: Sequence[Feed], bench: Workbench, narrowed: Narrowed
+    ) -> _Work | None:
         if not feeds:
             return None
         single = _values(pruned, feeds[0])
@@ -123,11 +133,13 @@ class _Work:
         workers = min(PARTS, bench.max_bytes // max(held, 1))
         if batch > 1 and not _takes_batches(pruned, feeds[0]):
             batch = 1
-        watched = _watched(original, pruned, single, _values(original, feeds[0]))
+        watched = _watched(original, pruned, single, _values(original, feeds[0]), narrowed)
         if not watched:
             return None
-        goals = open_session(graph.part_making(original, watched))
-        some = [run(goals, feed, watched) for feed in feeds[: 2 * BATCH]]
+        wide, places = _with_goals(original, {name: narrowed[name] for name in watched if name in narrowed})
+        names = [places.get(name, name) for name in watched]
+        goals = open_session(graph.part_making(wide, names))
+        some = [run(goals, feed, names) for feed in feeds[: 2 * BATCH]]
         first = _stacked(feeds[:batch])
         shapes = {name: array.shape for name, array in _values(pruned, first).items()}
         factors = {}
@@ -138,9 +150,10 @@ class _Work:
         made, trained = differentiated(pruned, factors, shapes)
         if not trained:
             return None
-        kept = tuple(factors)
-        goals = open_session(graph.part_making(original, kept))
-        return cls(pruned, kept, goals, open_session(made), trained, batch, workers, _products(pruned, single))
+        names = [places.get(name, name) for name in factors]
+        goals = open_session(graph.part_making(wide, names))
+        amount = _products(pruned, single)
+        return cls(pruned, tuple(factors), tuple(names), goals, open_session(made), trained, batch, workers, amount)
 
     def descend(self, feeds: Sequence[Feed], epochs: int, first_rate: float, seed: int) -> ModelProto:
         tensors = graph.initializers(self.pruned)
@@ -180,7 +193,7 @@ class _Work:
 
     def _part(self, some: Sequence[Feed], weights: Arrays) -> list[np.ndarray]:
         feed = _stacked(some)
-        goals = run(self.original, feed, self.watched)
+        goals = run(self.original, feed, self.goals)
         given = {f"goal_{name}": goal for name, goal in zip(self.watched, goals, strict=True)}
         return run(self.slopes, {**feed, **given, **weights}, [f"gradient_of_{name}" for name in self.trained])
 
@@ -264,8 +277,11 @@ def _takes_batches(model: ModelProto, feed: Feed) -> bool:
     )
 
 
-def _watched(original: ModelProto, pruned: ModelProto, now: Arrays, before: Arrays) -> list[str]:
-    """Give the values to compare: outputs, before a last Softmax or Sigmoid, and what layers and pools read in both."""
+def _watched(original: ModelProto, pruned: ModelProto, now: Arrays, before: Arrays, narrowed: Narrowed) -> list[str]:
+    """Give the values to compare: outputs, before a last Softmax or Sigmoid, and what layers and pools read in both.
+
+    What lacks channels is among them where it is more than what does not.
+    """
     makers = graph.producers(pruned)
     outputs = []
     for name in graph.output_names(pruned):
@@ -275,7 +291,28 @@ def _watched(original: ModelProto, pruned: ModelProto, now: Arrays, before: Arra
     reads = [layer.source for layer in layers(pruned).values()]
     maps = [node.input[0] for node in pruned.graph.node if node.op_type in _POOLS]
     names = [name for name in dict.fromkeys([*reads, *maps, *outputs]) if name in makers and name in before]
-    return [name for name in names if before[name].shape == now[name].shape and now[name].dtype == np.float32]
+    names = [name for name in names if now[name].dtype == np.float32]
+    same = [name for name in names if before[name].shape == now[name].shape]
+    less = [name for name in names if name in narrowed and _narrow(before[name], *narrowed[name]) == now[name].shape]
+    return [*less, *same] if len(less) > len(same) else same
+
+
+def _narrow(array: np.ndarray, axis: int, kept: np.ndarray) -> tuple[int, ...]:
+    """Give the shape of what is kept of an array."""
+    shape = list(array.shape)
+    shape[axis] = len(kept)
+    return tuple(shape)
+
+
+def _with_goals(model: ModelProto, narrowed: Narrowed) -> tuple[ModelProto, dict[str, str]]:
+    """Give a copy that also makes what is kept of these values, and their new names."""
+    made, names = graph.copy(model), {}
+    for number, (name, (axis, kept)) in enumerate(narrowed.items()):
+        places = f"kept_places_{number}"
+        names[name] = f"kept_{number}"
+        made.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(kept, np.int64), places))
+        made.graph.node.append(onnx.helper.make_node("Gather", [name, places], [names[name]], axis=axis))
+    return made, names
 
 
 def products(model: ModelProto, feed: Feed) -> float:
