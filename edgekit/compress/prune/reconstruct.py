@@ -38,9 +38,11 @@ EPOCHS = 256
 BATCH = 16
 # Parts of a batch whose gradients are worked out at the same time: always so many, so that sums do not change.
 PARTS = 2
-# The first steps' size relative to that of the tensor; it falls to nothing along half a cosine. The second is for nets
-# that the first leads astray: where every layer was pruned, the outputs alone are left to compare.
-RATES = (0.02, 0.005)
+# The first steps' size relative to that of the tensor; it falls to nothing along half a cosine. Each but the first is
+# for nets that the one before leads astray: deep ones, whose layers were all pruned. That shows after this part of the
+# epochs.
+RATES = (0.02, 0.005, 0.00125)
+PROBE = 1 / 8
 WARM_UP = 10
 _DECAY, _SQUARE_DECAY = 0.9, 0.99
 # Pixels that pictures are shifted by at most, relative to their side.
@@ -69,9 +71,9 @@ def reconstruct(
     """Give the pruned model with weights by which it answers nearer to the original, or as it is when none are found.
 
     Values of the two models with one name are taken for the same, but for the channels that those in `narrowed` lack;
-    these are compared too where most are such. `epochs` is how often each of at most `samples`
-    calibration inputs is seen; in proportion fewer for nets so large that EPOCHS would take more than some minutes.
-    Kept only when the answers on held-back pictures get nearer. The same bytes every time.
+    these are compared too where most are such. `epochs` is how often each of at most `samples` calibration inputs is
+    seen; in proportion fewer for nets so large that EPOCHS would take more than some minutes. Kept only when the
+    answers on held-back pictures get nearer. The same bytes every time.
     """
     feeds = _held(bench.feeds(samples), bench.max_bytes // 4)
     work = _Work.of(original, pruned, feeds, bench, narrowed or {})
@@ -80,6 +82,9 @@ def reconstruct(
     within = min(1.0, MOST_PRODUCTS * work.workers / PARTS / max(1.0, work.products * len(feeds) * EPOCHS))
     before = bench.drift(original, pruned)
     for rate in RATES:
+        probe = round(PROBE * within * epochs)
+        if probe and not _is_nearer(bench.drift(original, work.descend(feeds, probe, rate, bench.seed)), before):
+            continue
         made = work.descend(feeds, max(1, round(within * epochs)), rate, bench.seed)
         if _is_nearer(bench.drift(original, made), before):
             return made
