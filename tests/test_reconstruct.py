@@ -5,6 +5,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgekit import graph
+from edgekit.compress.prune import reconstruct as fitting
 from edgekit.compress.prune.columns import layers
 from edgekit.compress.prune.derivatives import RULES
 from edgekit.compress.prune.gradient import differentiated
@@ -225,6 +226,34 @@ def test_where_all_lack_channels_they_are_compared_with_those_that_stay():
     alone, beside = (reconstruct(model, small, bench, epochs=24, narrowed=each) for each in (None, narrowed))
     assert sqnr_db(model, beside, 8, seed=5) > sqnr_db(model, small, 8, seed=5) + 0.5
     assert alone.SerializeToString() != beside.SerializeToString()
+
+
+def test_steps_that_lead_astray_are_passed_over_for_smaller_ones(monkeypatch):
+    model = wide()
+    small = without(model, *names_of(model))
+    bench = Held(model, count=32)
+    monkeypatch.setattr(fitting, "RATES", (0.02,))
+    alone = reconstruct(model, small, bench, epochs=8)
+    monkeypatch.setattr(fitting, "RATES", (100.0, 0.02))
+    assert alone is not small and reconstruct(model, small, bench, epochs=8) == alone
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 8, 12), (1, 8, 12, 3)])
+def test_a_part_of_another_picture_is_pasted_at_its_place(shape):
+    feeds = [{"x": np.full(shape, value, np.float32)} for value in (0, 1)]
+    rng = np.random.default_rng(0)
+    shares = set()
+    for _ in range(200):
+        made = fitting._pasted(feeds[0], feeds, rng)["x"]
+        assert made.shape == shape and not feeds[0]["x"].any()
+        mask = made[0].any(0 if shape[1] == 3 else 2)
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        assert mask.sum() == rows.size * columns.size  # one rectangle
+        assert rows.size in (0, *range(2, 7)) and columns.size in (0, *range(3, 10))
+        shares.add(mask.mean())
+    assert 0 in shares and len(shares) > 5
+    flat = {"x": np.zeros((1, 5), np.float32)}
+    assert fitting._pasted(flat, [flat], rng) is flat
 
 
 def test_what_lacks_few_channels_is_not_compared():

@@ -312,9 +312,8 @@ def _narrow(array: np.ndarray, axis: int, kept: np.ndarray) -> tuple[int, ...]:
 def _with_goals(model: ModelProto, narrowed: Narrowed) -> tuple[ModelProto, dict[str, str]]:
     """Give a copy that also makes what is kept of these values, and their new names."""
     made, names = graph.copy(model), {}
-    for number, (name, (axis, kept)) in enumerate(narrowed.items()):
-        places = f"kept_places_{number}"
-        names[name] = f"kept_{number}"
+    for name, (axis, kept) in narrowed.items():
+        names[name], places = f"kept_{name}", f"kept_places_of_{name}"
         made.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(kept, np.int64), places))
         made.graph.node.append(onnx.helper.make_node("Gather", [name, places], [names[name]], axis=axis))
     return made, names
